@@ -1,0 +1,135 @@
+"""The convolutional blocks that the backbones are built from.
+
+Axes: B batch, C channels, f frequency, t time (after striding).
+Attribute names are the published file format and must not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal
+
+from torch import Tensor, nn
+
+Activation = Literal["relu", "hardswish"]
+
+ACTIVATIONS: Final[dict[Activation, Callable[[], nn.Module]]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "hardswish": partial(nn.Hardswish, inplace=True),
+}
+
+# Eps and momentum of every BatchNorm of the published models.
+batch_norm: Final = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+
+
+def round_channels(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and never below 90 % of `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+@dataclass(frozen=True, slots=True)
+class BlockConfig:
+    """One inverted residual block; channel counts already scaled and rounded."""
+
+    kernel: int
+    in_channels: int
+    expanded: int
+    out_channels: int
+    se: bool
+    activation: Activation
+    stride: tuple[int, int]  # frequency, time
+    dilation: int = 1
+
+
+class ConvNormActivation(nn.Sequential):
+    """Convolution without bias, BatchNorm and, unless `activation` is None, its activation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        *,
+        stride: int | tuple[int, int] = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
+                padding=(kernel - 1) // 2 * dilation,
+                dilation=dilation,
+                groups=groups,
+                bias=False,
+            ),
+            batch_norm(out_channels),
+            *([ACTIVATIONS[activation]()] if activation else []),
+        )
+
+
+class _ChannelExcitation(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        bottleneck = round_channels(channels // 4)
+        self.fc1 = nn.Linear(channels, bottleneck)
+        self.fc2 = nn.Linear(bottleneck, channels)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel attention with a sigmoid gate (Hu et al. 2018; sigmoid, not MobileNetV3's hard one)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conc_se_layers = nn.ModuleList([_ChannelExcitation(channels)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, f, t] -> the gated map, and the bottleneck before its ReLU [B, C/4]."""
+        layer = self.conc_se_layers[0]
+        bottleneck: Tensor = layer.fc1(x.mean((2, 3)))
+        gate: Tensor = layer.fc2(bottleneck.relu()).sigmoid()
+        return x * gate[:, :, None, None], bottleneck
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise, excite, project (MobileNetV3, arXiv 1905.02244)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        c = config
+        stride = (1, 1) if c.dilation > 1 else c.stride
+        self.residual = stride == (1, 1) and c.in_channels == c.out_channels
+        layers: list[nn.Module] = []
+        if c.expanded != c.in_channels:
+            layers.append(ConvNormActivation(c.in_channels, c.expanded, activation=c.activation))
+        layers.append(
+            ConvNormActivation(
+                c.expanded,
+                c.expanded,
+                c.kernel,
+                stride=stride,
+                groups=c.expanded,
+                dilation=c.dilation,
+                activation=c.activation,
+            )
+        )
+        if c.se:
+            layers.append(SqueezeExcitation(c.expanded))
+        layers.append(ConvNormActivation(c.expanded, c.out_channels))
+        self.block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B, C, f, t] -> the block's output, and its SE bottleneck where it has one."""
+        y, bottleneck = x, None
+        for layer in self.block:
+            if isinstance(layer, SqueezeExcitation):
+                y, bottleneck = layer(y)
+            else:
+                y = layer(y)
+        return (x + y if self.residual else y), bottleneck

@@ -1,0 +1,156 @@
+"""What there is: log-mel conventions, architectures and published models, one row each.
+
+A model name is looked up here, never parsed. Figures are those stated by the papers
+(arXiv 2303.01879, 2211.04772, 2310.15648) and by the releases the checkpoints come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final, Literal
+
+from embedder.errors import UnknownModel
+
+Head = Literal["mlp", "fully_convolutional", "multihead_attention_pooling"]
+
+
+@dataclass(frozen=True, slots=True)
+class MelConfig:
+    """A log-mel front end: everything that decides a spectrogram's numbers.
+
+    Times are in samples, frequencies in hertz. `floor` is the smallest mel power, applied
+    before the logarithm as `floor_mode` says: added to the power, or as its lower bound.
+    """
+
+    sample_rate: int = 32_000
+    window: int = 800
+    hop: int = 320
+    n_fft: int = 1024
+    n_mels: int = 128
+    fmin: float = 0.0
+    fmax: float = 15_000.0
+    floor: float = 1e-5
+    floor_mode: Literal["add", "clamp"] = "add"
+
+
+@dataclass(frozen=True, slots=True)
+class MNConfig:
+    """A width-scaled MobileNetV3-Large (arXiv 2303.01879, Table I).
+
+    `strides` are those of the four down-sampling blocks (B2, B4, B7, B13); `dilation` and
+    `reduced_tail` act on the last three blocks, as in torchvision's MobileNetV3.
+    """
+
+    width: float = 1.0
+    head: Head = "mlp"
+    strides: tuple[int, int, int, int] = (2, 2, 2, 2)
+    dilation: int = 1
+    reduced_tail: bool = False
+    n_classes: int = 527
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """All it takes to rebuild one published model, and what was published about it.
+
+    `params` in millions, `macs` in billions for 10 s of audio, `mean_ap` AudioSet mAP in
+    percent; None where nothing was stated.
+    """
+
+    network: MNConfig
+    mel: MelConfig
+    weights: str
+    url: str
+    sha256: str | None = None
+    params: float | None = None
+    macs: float | None = None
+    mean_ap: float | None = None
+    # Default taps: low-level mel means, then the mid-level blocks (Table II, "M_B + L").
+    taps: tuple[str, ...] = field(default=("mel", "b5", "b11", "b13", "b15"))
+
+
+MEL_32K: Final = MelConfig()
+MEL_16K: Final = MelConfig(
+    sample_rate=16_000,
+    window=400,
+    hop=160,
+    n_fft=512,
+    fmax=7_000.0,
+    floor=1e-7,
+    floor_mode="clamp",
+)
+
+_EFFICIENT_AT: Final = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+
+
+def _mn(
+    weights: str,
+    network: MNConfig,
+    figures: tuple[float | None, float | None, float | None],
+    mel: MelConfig = MEL_32K,
+    sha256: str | None = None,
+) -> ModelSpec:
+    params, macs, mean_ap = figures
+    return ModelSpec(
+        network=network,
+        mel=mel,
+        weights=f"{weights}.pt",
+        url=f"{_EFFICIENT_AT}{weights}.pt",
+        sha256=sha256,
+        params=params,
+        macs=macs,
+        mean_ap=mean_ap,
+    )
+
+
+def _hop(milliseconds: int) -> MelConfig:
+    return replace(MEL_32K, hop=MEL_32K.sample_rate * milliseconds // 1000)
+
+
+def _bands(n_mels: int) -> MelConfig:
+    return replace(MEL_32K, n_mels=n_mels)
+
+
+_FC: Final[Head] = "fully_convolutional"
+_MN10: Final = MNConfig()
+_MN04_SHA256: Final = "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"
+
+# fmt: off
+MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
+    #                    checkpoint                 network                          params  MACs  mAP
+    "mn01_as":       _mn("mn01_as_mAP_298",         MNConfig(0.1),                  (0.12, 0.02, 29.8)),
+    "mn02_as":       _mn("mn02_as_mAP_378",         MNConfig(0.2),                  (0.27, None, 37.8)),
+    "mn04_as":       _mn("mn04_as_mAP_432",         MNConfig(0.4),                  (0.983, 0.11, 43.2),
+                         sha256=_MN04_SHA256),
+    "mn05_as":       _mn("mn05_as_mAP_443",         MNConfig(0.5),                  (1.43, 0.16, 44.3)),
+    "mn10_as":       _mn("mn10_as_mAP_471",         _MN10,                          (4.88, 0.54, 47.1)),
+    "mn20_as":       _mn("mn20_as_mAP_478",         MNConfig(2.0),                  (17.91, 2.06, 47.8)),
+    "mn30_as":       _mn("mn30_as_mAP_482",         MNConfig(3.0),                  (39.09, 4.55, 48.2)),
+    "mn40_as":       _mn("mn40_as_mAP_484",         MNConfig(4.0),                  (68.43, 8.03, 48.4)),
+    "mn40_as_ext":   _mn("mn40_as_ext_mAP_487",     MNConfig(4.0),                  (68.43, 8.03, 48.7)),
+    "mn40_as_no_im_pre":
+                     _mn("mn40_as_no_im_pre_mAP_483", MNConfig(4.0),                (68.43, 8.03, 48.3)),
+    "mn10_as_hop_5":    _mn("mn10_as_hop_5_mAP_475",    _MN10, (4.88, None, 47.5), mel=_hop(5)),
+    "mn10_as_hop_15":   _mn("mn10_as_hop_15_mAP_463",   _MN10, (4.88, None, 46.3), mel=_hop(15)),
+    "mn10_as_hop_20":   _mn("mn10_as_hop_20_mAP_456",   _MN10, (4.88, None, 45.6), mel=_hop(20)),
+    "mn10_as_hop_25":   _mn("mn10_as_hop_25_mAP_447",   _MN10, (4.88, None, 44.7), mel=_hop(25)),
+    "mn10_as_mels_40":  _mn("mn10_as_mels_40_mAP_453",  _MN10, (4.88, None, 45.3), mel=_bands(40)),
+    "mn10_as_mels_64":  _mn("mn10_as_mels_64_mAP_461",  _MN10, (4.88, None, 46.1), mel=_bands(64)),
+    "mn10_as_mels_256": _mn("mn10_as_mels_256_mAP_474", _MN10, (4.88, None, 47.4), mel=_bands(256)),
+    "mn10_as_fc":       _mn("mn10_as_fc_mAP_465", MNConfig(head=_FC), (None, None, 46.5)),
+    "mn10_as_fc_s2221": _mn("mn10_as_fc_s2221_mAP_466", MNConfig(head=_FC, strides=(2, 2, 2, 1)),
+                            (None, None, 46.6)),
+    "mn10_as_fc_s2211": _mn("mn10_as_fc_s2211_mAP_466", MNConfig(head=_FC, strides=(2, 2, 1, 1)),
+                            (None, None, 46.6)),
+})
+# fmt: on
+
+
+def lookup(name: str) -> ModelSpec:
+    """The row of one model; UnknownModel lists the choices."""
+    try:
+        return MODELS[name]
+    except KeyError:
+        raise UnknownModel(name, MODELS) from None
