@@ -1,16 +1,16 @@
 """Every error a caller can cause, each with its remedy in the message.
 
-    EmbedderError
-    ├── BadAudio            the bytes or samples cannot be embedded
-    │   ├── UnsupportedAudio    no audio in a container and codec we accept
-    │   └── AudioTooLarge       more seconds, samples or bytes than this door allows
-    ├── BadRequest          an option or argument has no meaning here
-    │   ├── UnknownModel
-    │   └── UnknownTap
-    └── WeightsError        a checkpoint cannot be had or used
-        ├── WeightsNotFound
-        ├── WeightsMismatch     hash, names or shapes differ from what the model needs
-        └── DownloadFailed
+EmbedderError
+├── BadAudio            the bytes or samples cannot be embedded
+│   ├── UnsupportedAudio    no audio in a container and codec we accept
+│   └── AudioTooLarge       more seconds, samples or bytes than this door allows
+├── BadRequest          an option or argument has no meaning here
+│   ├── UnknownModel
+│   └── UnknownTap
+└── WeightsError        a checkpoint cannot be had or used
+    ├── WeightsNotFound
+    ├── WeightsMismatch     hash, names or shapes differ from what the model needs
+    └── DownloadFailed
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 Axes: B batch, M mel bands, F frames, C channels, f frequency, t time.
 Attribute names are the published file format: `features.0` is the stem, `features.1`-`15` the
 blocks B1-B15, `features.16` the last 1x1 convolution, `classifier` the head.
+`TappedStages` is what DyMN and the frame-wise MN share with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import ClassVar, Final, NamedTuple
 
 from torch import Tensor, nn
 
@@ -57,6 +58,7 @@ ROWS: Final = (
 
 STEM_CHANNELS: Final = 16
 HIDDEN: Final = 1280
+LAST_FACTOR: Final = 6  # the last 1x1 convolution widens so much
 TAIL: Final = 3  # blocks that dilation and the reduced tail change
 
 
@@ -85,56 +87,79 @@ def block_configs(config: MNConfig) -> tuple[BlockConfig, ...]:
     return tuple(blocks)
 
 
-class MN(nn.Module):
-    """A width-scaled MobileNetV3 for log-mels; see `features_by_name` for what it yields."""
+class TappedStages(nn.Module):
+    """Seventeen stages run one after the other: stem, fifteen blocks, last 1x1 convolution.
 
-    def __init__(self, config: MNConfig) -> None:
-        super().__init__()
-        blocks = block_configs(config)
-        stem = blocks[0].in_channels
-        last = blocks[-1].out_channels
-        reduce_hidden = 2 if config.reduced_tail else 1
-        self.features = nn.ModuleList(
-            [
-                ConvNormActivation(1, stem, 3, stride=2, activation="hardswish"),
-                *(InvertedResidual(block) for block in blocks),
-                ConvNormActivation(last, 6 * last, activation="hardswish"),
-            ]
-        )
-        hidden = round_channels(HIDDEN // reduce_hidden * config.width)
-        self.classifier = HEADS[config.head](6 * last, hidden, config.n_classes)
-        self.tap_sizes = self._tap_sizes(blocks, hidden, config.n_classes)
-        self.apply(_initialise)
+    Every stage's output has a name, "b0" to "b16", averaged over frequency and time; a block
+    may also yield a vector of its own (what squeeze-and-excitation squeezed, a context).
+    """
 
-    def _tap_sizes(
-        self, blocks: tuple[BlockConfig, ...], hidden: int, n_classes: int
-    ) -> dict[str, int]:
-        last = 6 * blocks[-1].out_channels
-        sizes = {"b0": blocks[0].in_channels}
-        sizes |= {f"b{n}": block.out_channels for n, block in enumerate(blocks, 1)}
-        sizes |= {"b16": last}
-        sizes |= {
-            f"se{n}": round_channels(block.expanded // 4)
-            for n, block in enumerate(blocks, 1)
-            if block.se
-        }
-        sizes |= {"clf1": last}
-        if isinstance(self.classifier, MLPHead):
-            sizes |= {"clf2": hidden}
-        return sizes | {"logits": n_classes}
+    # What a block's own vector is called, before its number.
+    SIDE: ClassVar[str] = "se"
+
+    def stages(self) -> Iterable[nn.Module]:
+        """In the order in which they run."""
+        raise NotImplementedError
+
+    def enter(self, mel: Tensor) -> Tensor:
+        """[B, M, F] -> what the first stage takes, [B, 1, M, F]."""
+        return mel[:, None]
+
+    def feature_maps(self, mel: Tensor) -> list[Tensor]:
+        """[B, M, F] -> the outputs of the seventeen stages, each [B, C, f, t]."""
+        maps = []
+        x = self.enter(mel)
+        for stage in self.stages():
+            y = stage(x)
+            x = y[0] if isinstance(y, tuple) else y
+            maps.append(x)
+        return maps
+
+    def run(self, mel: Tensor, wanted: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The last map that was needed, and the features that the stages gave.
+
+        [B, M, F] -> [B, C, f, t], and tap -> [B, size]. It stops after the stage that gives
+        the last of `wanted`; a name that no stage gives makes it run to the end.
+        """
+        found: dict[str, Tensor] = {}
+        x = self.enter(mel)
+        for number, stage in enumerate(self.stages()):
+            y = stage(x)
+            x, side = y if isinstance(y, tuple) else (y, None)
+            if f"b{number}" in wanted:
+                found[f"b{number}"] = x.mean((2, 3))
+            if side is not None and f"{self.SIDE}{number}" in wanted:
+                found[f"{self.SIDE}{number}"] = side
+            if len(found) == len(wanted):
+                break
+        return x, found
+
+
+def stage_sizes(blocks: Sequence[BlockConfig]) -> dict[str, int]:
+    """Tap -> size of "b0" to "b16"."""
+    sizes = {"b0": blocks[0].in_channels}
+    sizes |= {f"b{n}": block.out_channels for n, block in enumerate(blocks, 1)}
+    return sizes | {f"b{len(blocks) + 1}": LAST_FACTOR * blocks[-1].out_channels}
+
+
+def se_sizes(blocks: Sequence[BlockConfig]) -> dict[str, int]:
+    """Tap -> size of the bottlenecks of squeeze-and-excitation."""
+    return {
+        f"se{n}": round_channels(block.expanded // 4)
+        for n, block in enumerate(blocks, 1)
+        if block.se
+    }
+
+
+class ClassifiedStages(TappedStages):
+    """Stages and a head: clip-level logits, and the head's own features by name."""
+
+    classifier: nn.Module
+    tap_sizes: dict[str, int]
 
     def forward(self, mel: Tensor) -> Tensor:
         """Normalised log-mel [B, M, F] -> logits [B, n_classes]."""
         return self.features_by_name(mel, ["logits"])["logits"]
-
-    def feature_maps(self, mel: Tensor) -> list[Tensor]:
-        """[B, M, F] -> the outputs of `features.0` to `features.16`, each [B, C, f, t]."""
-        maps = []
-        x = mel[:, None]
-        for layer in self.features:
-            x = layer(x)[0] if isinstance(layer, InvertedResidual) else layer(x)
-            maps.append(x)
-        return maps
 
     def features_by_name(self, mel: Tensor, taps: Collection[str]) -> dict[str, Tensor]:
         """The named features of a batch, computed no deeper than they need.
@@ -143,29 +168,19 @@ class MN(nn.Module):
         ----------
         mel : Tensor, normalised log-mel [B, M, F].
         taps : any of `tap_sizes`: "b0"-"b16" block outputs averaged over frequency and time,
-            "se4"... bottlenecks of squeeze-and-excitation before their ReLU, "clf1" the pooled
-            last map, "clf2" the hidden layer after its hardswish (what the published scores used: the
-            activation works in place), "logits" (arXiv 2303.01879, section III).
+            "se4"... bottlenecks of squeeze-and-excitation before their ReLU (DyMN: "ctx1"...
+            context vectors), "clf1" the pooled last map, "clf2" the hidden layer after its
+            hardswish (what the published scores used: the activation works in place), "logits"
+            (arXiv 2303.01879, section III).
 
         Returns
         -------
         dict, tap -> float32 [B, size].
         """
         wanted = set(taps)
-        found: dict[str, Tensor] = {}
-        x = mel[:, None]  # B 1 M F
-        for number, layer in enumerate(self.features):
-            bottleneck = None
-            if isinstance(layer, InvertedResidual):
-                x, bottleneck = layer(x)
-            else:
-                x = layer(x)
-            if f"b{number}" in wanted:
-                found[f"b{number}"] = x.mean((2, 3))
-            if bottleneck is not None and f"se{number}" in wanted:
-                found[f"se{number}"] = bottleneck
-            if len(found) == len(wanted):
-                return found
+        x, found = self.run(mel, wanted)
+        if len(found) == len(wanted):
+            return found
         if "clf1" in wanted:
             found["clf1"] = x.mean((2, 3))
         return found | self._head_features(x, wanted)
@@ -183,12 +198,42 @@ class MN(nn.Module):
         return found
 
 
-def _initialise(module: nn.Module) -> None:
+class MN(ClassifiedStages):
+    """A width-scaled MobileNetV3 for log-mels; see `features_by_name` for what it yields."""
+
+    def __init__(self, config: MNConfig) -> None:
+        super().__init__()
+        blocks = block_configs(config)
+        last = LAST_FACTOR * blocks[-1].out_channels
+        self.features = feature_list(blocks)
+        hidden = round_channels(HIDDEN // (2 if config.reduced_tail else 1) * config.width)
+        self.classifier = HEADS[config.head](last, hidden, config.n_classes)
+        self.tap_sizes = stage_sizes(blocks) | se_sizes(blocks) | {"clf1": last}
+        if isinstance(self.classifier, MLPHead):
+            self.tap_sizes |= {"clf2": hidden}
+        self.tap_sizes |= {"logits": config.n_classes}
+        self.apply(initialise)
+
+    def stages(self) -> Iterable[nn.Module]:
+        return self.features
+
+
+def feature_list(blocks: Sequence[BlockConfig]) -> nn.ModuleList:
+    """Stem, blocks and last 1x1 convolution, in the published order."""
+    stem, last = blocks[0].in_channels, blocks[-1].out_channels
+    return nn.ModuleList(
+        [
+            ConvNormActivation(1, stem, 3, stride=2, activation="hardswish"),
+            *(InvertedResidual(block) for block in blocks),
+            ConvNormActivation(last, LAST_FACTOR * last, activation="hardswish"),
+        ]
+    )
+
+
+def initialise(module: nn.Module) -> None:
     """Random weights as torchvision's MobileNetV3 draws them."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, 0, 0.01)
         nn.init.zeros_(module.bias)
-
-

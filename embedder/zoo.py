@@ -7,9 +7,9 @@ A model name is looked up here, never parsed. Figures are those stated by the pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from embedder.errors import UnknownModel
 
@@ -62,13 +62,22 @@ class ModelSpec:
     network: MNConfig
     mel: MelConfig
     weights: str
-    url: str
+    url: str = ""  # empty: the weights are package data
     sha256: str | None = None
     params: float | None = None
     macs: float | None = None
     mean_ap: float | None = None
     # Default taps: low-level mel means, then the mid-level blocks (Table II, "M_B + L").
-    taps: tuple[str, ...] = field(default=("mel", "b5", "b11", "b13", "b15"))
+    taps: tuple[str, ...] = ("mel", "b5", "b11", "b13", "b15")
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the weights are package data."""
+        return not self.url
+
+
+# Network configurations by the family name that checkpoints carry.
+FAMILIES: Final[Mapping[str, type[MNConfig]]] = MappingProxyType({"mn": MNConfig})
 
 
 MEL_32K: Final = MelConfig()
@@ -147,6 +156,8 @@ MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
 })
 # fmt: on
 
+DEFAULT_MODEL: Final = "mn04_as"
+
 
 def lookup(name: str) -> ModelSpec:
     """The row of one model; UnknownModel lists the choices."""
@@ -154,3 +165,28 @@ def lookup(name: str) -> ModelSpec:
         return MODELS[name]
     except KeyError:
         raise UnknownModel(name, MODELS) from None
+
+
+def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
+    """What a self-describing checkpoint says of its model."""
+    family = next(name for name, config in FAMILIES.items() if type(spec.network) is config)
+    return {
+        "family": family,
+        "network": asdict(spec.network),
+        "mel": asdict(spec.mel),
+        "taps": spec.taps,
+    }
+
+
+def spec_from_json(description: Mapping[str, Any]) -> ModelSpec:
+    """Inverse of `spec_to_json`; KeyError, TypeError or ValueError where it makes no sense."""
+    network = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in description["network"].items()
+    }
+    return ModelSpec(
+        network=FAMILIES[description["family"]](**network),
+        mel=MelConfig(**description["mel"]),
+        weights="",
+        taps=tuple(description["taps"]),
+    )

@@ -1,0 +1,49 @@
+"""General-purpose audio embeddings and tags from efficient CNNs.
+
+>>> from embedder import AudioEmbedder, load_audio
+>>> model = AudioEmbedder.load("mn04_as")
+>>> model.scene(load_audio("dog.wav", model.sample_rate))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from embedder.audio import load_audio, stream_audio
+    from embedder.errors import EmbedderError
+    from embedder.model import AudioEmbedder, Timestamps
+    from embedder.zoo import MODELS
+
+try:
+    __version__ = version("audio-embedder")
+except PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0+source"
+
+# Imported on first use, so that `import embedder` does not wait for torch.
+_HOMES: Final = {
+    "AudioEmbedder": "embedder.model",
+    "EmbedderError": "embedder.errors",
+    "MODELS": "embedder.zoo",
+    "Timestamps": "embedder.model",
+    "load_audio": "embedder.audio",
+    "stream_audio": "embedder.audio",
+}
+
+__all__ = [
+    "MODELS",
+    "AudioEmbedder",
+    "EmbedderError",
+    "Timestamps",
+    "__version__",
+    "load_audio",
+    "stream_audio",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,237 @@
+"""Find, fetch, verify, read and write checkpoints.
+
+A checkpoint is a plain state dict under the published names: a `.pt` file read with
+`weights_only=True`, or a `.safetensors` file, whose header may also describe the model
+(network, front end, labels, taps), so that a fine-tuned model needs no row in the zoo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import platformdirs
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from embedder.errors import DownloadFailed, WeightsMismatch, WeightsNotFound
+from embedder.zoo import ModelSpec, spec_from_json, spec_to_json
+
+WEIGHTS_DIR_VARIABLE: Final = "EMBEDDER_WEIGHTS_DIR"
+METADATA_KEY: Final = "embedder"
+_CHUNK: Final = 1 << 20
+_TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Verified weights. `spec` and `labels` are set where the file describes its own model."""
+
+    state: Mapping[str, Tensor]
+    sha256: str
+    spec: ModelSpec | None = None
+    labels: tuple[str, ...] | None = None
+
+
+def cache_dir() -> Path:
+    """Where downloads live: the user's cache directory, e.g. ~/.cache/embedder."""
+    return platformdirs.user_cache_path("embedder")
+
+
+def weights_dirs() -> list[Path]:
+    """The directories named in EMBEDDER_WEIGHTS_DIR (separated like PATH), then the cache."""
+    named = os.environ.get(WEIGHTS_DIR_VARIABLE, "").split(os.pathsep)
+    return [*(Path(entry).expanduser() for entry in named if entry), cache_dir()]
+
+
+def find(spec: ModelSpec) -> Path | None:
+    """The model's checkpoint in the package or the weights directories, unverified."""
+    if spec.bundled:
+        return Path(str(resources.files("embedder").joinpath("data", spec.weights)))
+    stem = Path(spec.weights).stem
+    for directory in weights_dirs():
+        for candidate in (directory / spec.weights, directory / f"{stem}.safetensors"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def load(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> Checkpoint:
+    """The weights of a model, searched for in the documented order and verified.
+
+    An explicit path; then the directories of EMBEDDER_WEIGHTS_DIR; then the user's cache;
+    then the published URL.
+
+    Raises
+    ------
+    WeightsNotFound, DownloadFailed : with the file, the URL and where to put it.
+    WeightsMismatch : the file is damaged, or not the one expected.
+    """
+    if path is not None:
+        explicit = Path(path).expanduser()
+        if not explicit.is_file():
+            raise WeightsNotFound(f"no weights file {str(path)!r}; name an existing checkpoint")
+        return read(explicit)
+    found = find(spec) or fetch(spec)
+    return read(found, _expected_hash(spec, found))
+
+
+def read(path: Path, sha256: str | None = None) -> Checkpoint:
+    """Read one file; with `sha256`, only after its hash matched."""
+    actual = file_sha256(path)
+    if sha256 is not None and actual != sha256:
+        raise WeightsMismatch(
+            f"{path} has SHA-256 {actual}, expected {sha256}; delete it and fetch it again"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path, actual)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise WeightsMismatch(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); "
+            "use a published .pt file or a .safetensors file"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsMismatch(f"{path} holds no plain state dict of tensors; save one")
+    return Checkpoint(state, actual)
+
+
+def read_described(path: Path) -> Checkpoint:
+    """Read a checkpoint that must describe its own model."""
+    if not path.is_file():
+        raise WeightsNotFound(f"no checkpoint {str(path)!r}; name an existing .safetensors file")
+    checkpoint = read(path)
+    if checkpoint.spec is None:
+        raise WeightsMismatch(
+            f"{path} does not say which model it is; load it as weights of a named model"
+        )
+    return checkpoint
+
+
+def save(
+    path: str | os.PathLike[str],
+    spec: ModelSpec,
+    state: Mapping[str, Tensor],
+    labels: tuple[str, ...],
+    *,
+    half: bool = False,
+) -> None:
+    """Write a self-describing safetensors checkpoint that `AudioEmbedder.load` takes.
+
+    With `half`, floating-point tensors are stored as fp16.
+    """
+    tensors = {
+        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in state.items()
+    }
+    header = {METADATA_KEY: json.dumps({**spec_to_json(spec), "labels": labels})}
+    with _atomic(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def fetch(spec: ModelSpec, directory: Path | None = None) -> Path:
+    """Download the published checkpoint, verified and written atomically; returns its path."""
+    if spec.bundled:
+        return Path(str(resources.files("embedder").joinpath("data", spec.weights)))
+    target = (directory or cache_dir()) / spec.weights
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _atomic(target) as temporary:
+            _download(spec.url, temporary)
+            actual = file_sha256(temporary)
+            if spec.sha256 not in (None, actual):
+                raise WeightsMismatch(
+                    f"{spec.url} has SHA-256 {actual}, expected {spec.sha256}; nothing was kept"
+                )
+            _hash_record(target).write_text(f"{actual}  {target.name}\n")
+    except (httpx.HTTPError, OSError) as error:
+        raise DownloadFailed(
+            f"{spec.weights} is neither in {', '.join(map(str, weights_dirs()))} nor could it be "
+            f"downloaded ({type(error).__name__}: {error}). Get {spec.url} and put it into "
+            f"{cache_dir()} or a directory named in {WEIGHTS_DIR_VARIABLE}"
+        ) from error
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _expected_hash(spec: ModelSpec, path: Path) -> str | None:
+    """The published hash; else the one recorded when the file was downloaded; else none."""
+    if path.name != spec.weights:  # converted to safetensors by the user
+        return None
+    record = _hash_record(path)
+    if spec.sha256 is None and record.is_file():
+        return record.read_text().split()[0]
+    return spec.sha256
+
+
+def _hash_record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _read_safetensors(path: Path, sha256: str) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
+    if METADATA_KEY not in metadata:
+        return Checkpoint(state, sha256)
+    try:
+        description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        labels = tuple(description.pop("labels"))
+        return Checkpoint(state, sha256, spec_from_json(description), labels)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsMismatch(f"{path} describes no model that this version knows") from error
+
+
+@contextmanager
+def _atomic(target: Path) -> Iterator[Path]:
+    """A temporary file beside `target` that replaces it on success and vanishes otherwise."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _download(url: str, target: Path) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    progress = Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True))
+    progress.disable = not progress.console.is_terminal
+    with (
+        progress,
+        httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT) as response,
+        target.open("wb") as file,
+    ):
+        response.raise_for_status()
+        total = int(response.headers.get("content-length", 0)) or None
+        task = progress.add_task(url.rsplit("/", 1)[-1], total=total)
+        for chunk in response.iter_bytes(_CHUNK):
+            file.write(chunk)
+            progress.advance(task, len(chunk))

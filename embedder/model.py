@@ -1,0 +1,326 @@
+"""Waveform to embedding: the whole road on one page.
+
+    windows ─ frontend ─ backbone ─ taps ─ mean over windows ─ embedding
+    B n W     N M F      N C f t    N D    B D
+
+Axes: B clips, S samples, n windows a clip, N = B n, W samples a window, T timestamps, D values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedder import checkpoints, windows
+from embedder.audio import MAX_AMPLITUDE
+from embedder.errors import BadAudio, BadRequest, UnknownTap, WeightsMismatch
+from embedder.frontend import LogMel
+from embedder.labels import audioset_labels
+from embedder.mn import MN
+from embedder.windows import (
+    SCENE_HOP_MS,
+    SCENE_WINDOW_MS,
+    TIMESTAMP_HOP_MS,
+    TIMESTAMP_WINDOW_MS,
+    WindowPlan,
+    scene_plan,
+    timestamp_plan,
+)
+from embedder.zoo import MNConfig, ModelSpec, lookup
+
+Waveforms = Tensor | NDArray[np.floating[Any]]
+
+BACKBONES: Final[dict[type, Callable[[Any], nn.Module]]] = {MNConfig: MN}
+
+# Features beside the backbone's own: mel means, and sigmoids of the logits.
+MEL: Final = "mel"
+TAGS: Final = "tags"
+
+
+@dataclass(frozen=True, slots=True)
+class Timestamps:
+    """Vectors around points in time: `vectors` [B, T, D], their centres `ms` [B, T] in milliseconds."""
+
+    vectors: Tensor
+    ms: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.vectors, self.ms))
+
+
+class AudioEmbedder(nn.Module):
+    """One loaded model. Build it with `load` (checkpoint) or `build` (random weights)."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: ModelSpec,
+        taps: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.spec = spec
+        self.weights_sha256 = ""  # of random weights
+        self.labels: tuple[str, ...] = tuple(labels or audioset_labels())
+        self.frontend = LogMel(spec.mel)
+        self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
+        self.tap_sizes: dict[str, int] = {MEL: spec.mel.n_mels, **self.backbone.tap_sizes}
+        self.taps = self._check_taps(spec.taps if taps is None else taps)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def build(cls, name: str, taps: Sequence[str] | None = None) -> AudioEmbedder:
+        """The architecture of a published model with random weights."""
+        return cls(name, lookup(name), taps)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        weights: str | Path | None = None,
+        taps: Sequence[str] | None = None,
+        device: str = "auto",
+    ) -> AudioEmbedder:
+        """A model with its checkpoint, ready to use.
+
+        Parameters
+        ----------
+        name : a row of the zoo (`embedder models`), or the path of a self-describing
+            .safetensors checkpoint, such as fine-tuning writes.
+        weights : a checkpoint to use instead of the one searched for.
+        taps : features that make up the embedding, in this order; default: the model's.
+        device : "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
+
+        Raises
+        ------
+        UnknownModel, UnknownTap, BadRequest : an argument names nothing there is.
+        WeightsError : the checkpoint cannot be had, or does not fit.
+        """
+        if name.endswith(".safetensors"):
+            checkpoint = checkpoints.read_described(Path(name))
+            name = Path(name).stem
+        else:
+            checkpoint = checkpoints.load(lookup(name), weights)
+        spec = checkpoint.spec or lookup(name)
+        model = cls(name, spec, taps, checkpoint.labels)
+        try:
+            model.backbone.load_state_dict(checkpoint.state, strict=True)
+        except RuntimeError as error:
+            raise WeightsMismatch(f"the checkpoint does not fit {name}: {error}") from error
+        model.weights_sha256 = checkpoint.sha256
+        return model.to(_device(device))
+
+    @property
+    def sample_rate(self) -> int:
+        """Hertz; every waveform is expected at this rate."""
+        return self.spec.mel.sample_rate
+
+    @property
+    def scene_embedding_size(self) -> int:
+        """D of scene embeddings."""
+        return sum(self.tap_sizes[tap] for tap in self.taps)
+
+    @property
+    def timestamp_embedding_size(self) -> int:
+        """D of timestamp embeddings."""
+        return self.scene_embedding_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.frontend.bank.device
+
+    def scene(
+        self,
+        waveforms: Waveforms,
+        window_ms: float = SCENE_WINDOW_MS,
+        hop_ms: float = SCENE_HOP_MS,
+    ) -> Tensor:
+        """One vector a clip: float32 [B, S] in [-1, 1] -> [B, D].
+
+        Clips up to one window go through in one piece; longer ones are the mean over windows
+        (arXiv 2303.01879, section III). One clip [S] counts as a batch of one. Raises BadAudio
+        for empty, non-finite or non-float input.
+        """
+        return self.scene_stream([check_waveforms(waveforms)], window_ms, hop_ms)
+
+    def timestamps(
+        self,
+        waveforms: Waveforms,
+        window_ms: float = TIMESTAMP_WINDOW_MS,
+        hop_ms: float = TIMESTAMP_HOP_MS,
+    ) -> Timestamps:
+        """A vector every `hop_ms`: [B, S] -> ([B, T, D], [B, T] ms), T = floor(S / hop) + 1.
+
+        Each comes from the window of `window_ms` centred there; the clip is mirrored at its ends.
+        """
+        parts = list(self.timestamps_stream([check_waveforms(waveforms)], window_ms, hop_ms))
+        return Timestamps(
+            torch.cat([part.vectors for part in parts], 1), torch.cat([p.ms for p in parts], 1)
+        )
+
+    def tags(self, waveforms: Waveforms) -> Tensor:
+        """Probability of each label: [B, S] -> [B, len(labels)].
+
+        Labels are independent; clips over 10 s give the mean over the scene windows.
+        """
+        return self.tags_stream([check_waveforms(waveforms)])
+
+    def window_tags(
+        self,
+        waveforms: Waveforms,
+        window_ms: float = SCENE_WINDOW_MS,
+        hop_ms: float = SCENE_HOP_MS,
+    ) -> Timestamps:
+        """Probabilities of every scene window: ([B, n, len(labels)], [B, n] centres in ms).
+
+        The one window of a clip that goes through whole is centred in the clip's middle.
+        """
+        wave = check_waveforms(waveforms)
+        plan = scene_plan(self.sample_rate, window_ms, hop_ms)
+        parts = [batch[TAGS] for batch in self._window_features([wave], plan, (TAGS,))]
+        vectors = torch.cat(parts, 1)
+        if plan.whole_clips and wave.shape[1] <= plan.window:
+            centre = wave.shape[1] / 2 * 1000 / self.sample_rate
+            return Timestamps(vectors, vectors.new_full((len(wave), 1), centre))
+        return Timestamps(vectors, _centres(vectors, 0, hop_ms))
+
+    def features(
+        self, waveforms: Waveforms, taps: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Named features of each clip: {tap: [B, tap_sizes[tap]]}; default: every tap."""
+        chosen = self._check_taps(self.tap_sizes if taps is None else taps)
+        return self._clip_features([check_waveforms(waveforms)], chosen)
+
+    def scene_stream(
+        self,
+        blocks: Iterable[Waveforms],
+        window_ms: float = SCENE_WINDOW_MS,
+        hop_ms: float = SCENE_HOP_MS,
+    ) -> Tensor:
+        """`scene` of audio that arrives in consecutive blocks [B, s], in bounded memory."""
+        plan = scene_plan(self.sample_rate, window_ms, hop_ms)
+        return self.join(self._clip_features(blocks, self.taps, plan))
+
+    def tags_stream(self, blocks: Iterable[Waveforms]) -> Tensor:
+        """`tags` of audio that arrives in consecutive blocks [B, s], in bounded memory."""
+        return self._clip_features(blocks, (TAGS,))[TAGS]
+
+    def timestamps_stream(
+        self,
+        blocks: Iterable[Waveforms],
+        window_ms: float = TIMESTAMP_WINDOW_MS,
+        hop_ms: float = TIMESTAMP_HOP_MS,
+    ) -> Iterator[Timestamps]:
+        """`timestamps` piece by piece, of audio that arrives in blocks [B, s]."""
+        plan = timestamp_plan(self.sample_rate, window_ms, hop_ms)
+        first = 0
+        for features in self._window_features(blocks, plan, self.taps):
+            vectors = self.join(features)
+            yield Timestamps(vectors, _centres(vectors, first, hop_ms))
+            first += vectors.shape[1]
+
+    @torch.inference_mode()
+    def window_features(self, batch: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
+        """Features of equally long windows: float32 [N, W] -> {tap: [N, size]}.
+
+        The one place where the network runs. Beside `tap_sizes`, "tags" names the labels'
+        probabilities.
+        """
+        wanted = set(taps)
+        mel = self.frontend(batch.to(self.device))  # N M F
+        found = {MEL: mel.mean(-1)} if MEL in wanted else {}
+        inner = {"logits" if tap == TAGS else tap for tap in wanted - {MEL}}
+        if inner:
+            found |= self.backbone.features_by_name(mel, inner)
+        if TAGS in wanted:
+            found[TAGS] = found["logits"].sigmoid()
+        return {tap: found[tap] for tap in wanted}
+
+    def join(self, features: dict[str, Tensor], taps: Sequence[str] | None = None) -> Tensor:
+        """Concatenate named features along the last axis, in the caller's order."""
+        return torch.cat([features[tap] for tap in taps or self.taps], -1)
+
+    def _window_features(
+        self, blocks: Iterable[Waveforms], plan: WindowPlan, taps: Sequence[str]
+    ) -> Iterator[dict[str, Tensor]]:
+        """{tap: [B, n, size]} of successive groups of windows."""
+        for group in windows.cut((check_waveforms(block) for block in blocks), plan):
+            clips, count, width = group.shape
+            batches = group.flatten(0, 1).split(max(1, windows.BATCH_SAMPLES // width))
+            parts = [self.window_features(batch, taps) for batch in batches]
+            yield {
+                tap: torch.cat([part[tap] for part in parts]).unflatten(0, (clips, count))
+                for tap in taps
+            }
+
+    def _clip_features(
+        self, blocks: Iterable[Waveforms], taps: Sequence[str], plan: WindowPlan | None = None
+    ) -> dict[str, Tensor]:
+        """{tap: [B, size]}, the mean over the windows of each clip."""
+        plan = plan or scene_plan(self.sample_rate)
+        sums: dict[str, Tensor] = {}
+        count = 0
+        for features in self._window_features(blocks, plan, taps):
+            count += next(iter(features.values())).shape[1]
+            for tap, values in features.items():
+                total = values.double().sum(1)
+                sums[tap] = sums[tap] + total if tap in sums else total
+        return {tap: (total / count).float() for tap, total in sums.items()}
+
+    def _check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+        chosen = tuple(taps)
+        for tap in chosen:
+            if tap not in self.tap_sizes:
+                raise UnknownTap(tap, self.tap_sizes)
+        if not chosen:
+            raise BadRequest("no taps named; name at least one")
+        return chosen
+
+
+def check_waveforms(waveforms: Waveforms) -> Tensor:
+    """Any caller's audio as float32 [B, S]; BadAudio says what is wrong with it."""
+    if isinstance(waveforms, np.ndarray) and not waveforms.flags.writeable:
+        waveforms = waveforms.copy()  # torch cannot promise to leave it alone
+    wave = torch.as_tensor(waveforms)
+    if not wave.is_floating_point():
+        raise BadAudio(f"waveforms are {wave.dtype}; pass floats in [-1, 1] (int16 / 32768)")
+    if wave.ndim == 1:
+        wave = wave[None]
+    if wave.ndim != 2 or wave.numel() == 0:
+        raise BadAudio(
+            f"waveforms have shape {tuple(wave.shape)}; pass mono [clips, samples], not empty"
+        )
+    wave = wave.float()
+    # NaN fails this comparison too.
+    if not bool(wave.abs().max() <= MAX_AMPLITUDE):
+        raise BadAudio(
+            f"waveforms hold NaN, infinity or values beyond {MAX_AMPLITUDE:g}; scale to [-1, 1]"
+        )
+    return wave
+
+
+def _centres(vectors: Tensor, first: int, hop_ms: float) -> Tensor:
+    """Milliseconds of consecutive timestamps [B, T], exact: index times hop, in float64."""
+    index = torch.arange(first, first + vectors.shape[1], dtype=torch.float64)
+    return (index * hop_ms).expand(vectors.shape[0], -1).to(vectors.device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadRequest(f"no device {name!r}; choose auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadRequest(f"device {name!r} needs a CUDA card and there is none; choose cpu")
+    return device
