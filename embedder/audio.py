@@ -8,8 +8,9 @@ The only decoder and the only resampler of the code base. Whatever comes here is
 - only containers and codecs of the tables below are parsed, also while libav probes;
 - limits are counted on what was decoded, never on what a header claims.
 
-Damaged files give what can be decoded, as ffmpeg does: a damaged packet is skipped, a file cut
-short ends where it was cut, and a warning is logged. A file of which nothing decodes is BadAudio.
+Damaged files give what can be decoded, as ffmpeg does: a damaged packet is skipped (the sound
+after it moves up) and a warning logged; a file cut short ends where it was cut. A file of which
+nothing decodes is BadAudio.
 
 Axes: C channels, S samples.
 """
@@ -25,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Final, TypeAlias, cast
@@ -66,8 +67,9 @@ OPTIONS: Final = {
     "probesize": "65536",
     "max_probe_packets": "1",
 }
+DECODER_OPTIONS: Final = {"max_samples": str(1 << 20)}  # a frame; ALAC may claim 16 million
 # A damaged FLAC frame decodes to noise at full scale unless its checksum is enforced.
-DECODER_OPTIONS: Final = {"flac": {"err_detect": "crccheck+explode"}}
+FLAC_OPTIONS: Final = {**DECODER_OPTIONS, "err_detect": "crccheck+explode"}
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_AMPLITUDE: Final = 1e4  # full scale is 1; beyond this a log-mel is noise or overflow
 
@@ -78,7 +80,7 @@ _ZERO_AND_FULL_SCALE: Final = {
     np.dtype(np.float32): (0.0, 1.0),
     np.dtype(np.float64): (0.0, 1.0),
 }
-_CHUNK: Final = 1 << 16  # samples converted at once: frames alone are too small for numpy
+_CHUNK: Final = 1 << 16  # samples converted at once: single frames are too small for numpy
 # PyAV lets many exceptions through; whichever it is, the file is at fault.
 _LIBAV_ERRORS: Final = (
     *(av.FFmpegError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError),
@@ -100,7 +102,7 @@ HTTP_LIMITS: Final = DecodeLimits(
     max_seconds=600,
     max_samples=600 * 96_000 * 2,
     max_bytes=50_000_000,
-    max_wall_seconds=20,
+    max_wall_seconds=10,
 )
 OPEN_LIMITS: Final = DecodeLimits(max_seconds=14 * 24 * 3600)  # for people's own files
 
@@ -153,14 +155,15 @@ def stream_audio(
     NDArray[float32], shape [block_seconds * sample_rate], the last one shorter
         Concatenated, exactly what `load_audio` returns.
     """
-    block = round(block_seconds * sample_rate)
-    if sample_rate <= 0 or block <= 0:
-        raise BadRequest(f"cannot make {block_seconds} s blocks at {sample_rate} Hz; use positive")
+    if not (sample_rate > 0 and 1 <= block_seconds * sample_rate < math.inf):
+        raise BadRequest(
+            f"cannot make blocks of {block_seconds} s at {sample_rate} Hz; use positive numbers"
+        )
     with _opened(source) as file, _container(file, limits) as container:
         meter = _Meter(limits)
         chunks = _mono_chunks(_frames(container, _audio_stream(container), meter))
         yielded = 0
-        for samples in _blocks(_resampled(chunks, sample_rate), block):
+        for samples in _blocks(_resampled(chunks, sample_rate), round(block_seconds * sample_rate)):
             yielded += samples.size
             paused = time.monotonic()
             yield samples
@@ -209,7 +212,7 @@ class _Meter:
             raise BadAudio(f"sample rate {rate} Hz; resample to {MIN_RATE}..{MAX_RATE} Hz")
         self.seconds += frame.samples / rate
         self.samples += frame.samples * frame.layout.nb_channels
-        _within(self.seconds, self.limits.max_seconds, "seconds")
+        _within(round(self.seconds, 6), self.limits.max_seconds, "seconds")
         _within(self.samples, self.limits.max_samples, "decoded samples")
 
     def check_clock(self) -> None:
@@ -225,9 +228,11 @@ class _Meter:
     def report(self, yielded: int) -> None:
         """At the end of the source: nothing is an error, damage a warning."""
         if not yielded:
-            raise BadAudio("nothing decodes: the file is empty or damaged") from self.last_fault
+            raise BadAudio(
+                "no samples: the audio is empty, damaged or shorter than a sample"
+            ) from self.last_fault
         if self.faults:
-            _log.warning("audio is damaged: lost %d packets (%s)", self.faults, self.last_fault)
+            _log.warning("damaged audio: what did not decode was skipped, %d times", self.faults)
 
 
 def _within(value: float, limit: float | None, unit: str) -> None:
@@ -239,14 +244,15 @@ def _within(value: float, limit: float | None, unit: str) -> None:
 def _opened(source: AudioSource) -> Iterator[BinaryIO]:
     """The source as a binary file; closed again if it was opened here."""
     if isinstance(source, bytes | bytearray | memoryview):
-        yield io.BytesIO(source)
+        yield io.BytesIO(bytes(source))
     elif isinstance(source, str | os.PathLike):
         with _open_path(Path(source)) as file:
             yield file
     elif hasattr(source, "read") and hasattr(source, "seek") and not hasattr(source, "encoding"):
         yield source
     else:
-        raise BadRequest(f"cannot read audio from {source!r}; give a path, bytes or a binary file")
+        kind = type(source).__name__
+        raise BadRequest(f"cannot read audio from a {kind}; give a path, bytes or a binary file")
 
 
 def _open_path(path: Path) -> BinaryIO:
@@ -263,7 +269,8 @@ def _open_path(path: Path) -> BinaryIO:
 def _container(file: BinaryIO, limits: DecodeLimits) -> Iterator[InputContainer]:
     """Open the container; a read error of the file itself becomes BadAudio here."""
     try:
-        size = file.seek(0, io.SEEK_END)
+        file.seek(0, io.SEEK_END)
+        size = file.tell()
         file.seek(0)
         _within(size, limits.max_bytes, "bytes")
         if not size:
@@ -271,7 +278,7 @@ def _container(file: BinaryIO, limits: DecodeLimits) -> Iterator[InputContainer]
         with _av_open(file) as container:
             yield container
     except OSError as error:
-        raise BadAudio(f"cannot read the audio: {error}; it must be a seekable file") from error
+        raise BadAudio(f"cannot read the audio: {error}; give a whole, seekable file") from error
 
 
 def _av_open(file: BinaryIO) -> InputContainer:
@@ -286,8 +293,9 @@ def _av_open(file: BinaryIO) -> InputContainer:
             io_open=lambda *_: io.BytesIO(),  # whatever else a file refers to is empty
         )
     except _LIBAV_ERRORS as error:
-        accepted = ", ".join(CONTAINERS)
-        raise UnsupportedAudio(f"unknown format or broken header; send {accepted}") from error
+        raise UnsupportedAudio(
+            "unknown format or broken header; send WAV, FLAC, MP3, Ogg, M4A, WebM, AIFF or WMA"
+        ) from error
 
 
 def _audio_stream(container: InputContainer) -> AudioStream:
@@ -299,7 +307,7 @@ def _audio_stream(container: InputContainer) -> AudioStream:
     if context is None or context.name not in CODECS:
         name = context.name if context else "unknown"
         raise UnsupportedAudio(f"audio codec {name} is not accepted; convert to WAV or FLAC")
-    context.options = DECODER_OPTIONS.get(context.name, {})
+    context.options = FLAC_OPTIONS if context.name == "flac" else DECODER_OPTIONS
     context.thread_count = 1  # threads cost more than they give on clips
     for other in container.streams:
         if other.index != stream.index:
@@ -332,24 +340,23 @@ def _frames(container: InputContainer, stream: AudioStream, meter: _Meter) -> It
                 yield frame
 
 
-def _frame_kind(frame: AudioFrame) -> tuple[int, str, int]:
-    return frame.sample_rate, frame.format.name, frame.layout.nb_channels
+_frame_kind = attrgetter("sample_rate", "layout.nb_channels", "format.name")
 
 
 def _mono_chunks(frames: Iterable[AudioFrame]) -> Iterator[tuple[int, Samples]]:
     """Pairs of sample rate and mono samples; any of a frame's kind may change on the way."""
-    for (rate, _, channels), run in groupby(frames, key=_frame_kind):
+    for (rate, channels, _), run in groupby(frames, key=_frame_kind):
         for batch in _batches(run):
             yield rate, _mono(batch, channels)
 
 
 def _batches(frames: Iterable[AudioFrame]) -> Iterator[list[NDArray[Any]]]:
-    """Frames of one kind as arrays, gathered to about _CHUNK samples."""
+    """Frames of one kind as arrays, gathered to about _CHUNK samples over all channels."""
     batch: list[NDArray[Any]] = []
     size = 0
     for frame in frames:
         batch.append(frame.to_ndarray())
-        size += frame.samples
+        size += batch[-1].size
         if size >= _CHUNK:
             yield batch
             batch, size = [], 0
@@ -367,7 +374,10 @@ def _mono(batch: list[NDArray[Any]], channels: int) -> Samples:
     mono: Samples = samples[0].astype(np.float32)
     for channel in samples[1:]:  # ten times faster than mean() over interleaved channels
         mono += channel
-    return (mono / np.float32(channels) - np.float32(zero)) / np.float32(full)
+    mono /= np.float32(channels)
+    mono -= np.float32(zero)
+    mono /= np.float32(full)
+    return mono
 
 
 def _resampled(chunks: Iterable[tuple[int, Samples]], target: int) -> Iterator[Samples]:

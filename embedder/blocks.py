@@ -44,6 +44,28 @@ class BlockConfig:
     dilation: int = 1
 
 
+class Constants(nn.Module):
+    """A module with buffers that follow from the architecture: never saved, never loaded.
+
+    Published files hold some of them; such files load strictly all the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_leave_out_constants)  # type: ignore[no-untyped-call]
+
+    def register_constant(self, name: str, value: Tensor) -> None:
+        """A buffer that is no weight."""
+        self.register_buffer(name, value, persistent=False)
+
+
+def _leave_out_constants(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    for name, _buffer in module.named_buffers(recurse=False):
+        state.pop(prefix + name, None)
+
+
 class ConvNormActivation(nn.Sequential):
     """Convolution without bias, BatchNorm and, unless `activation` is None, its activation."""
 
@@ -81,9 +103,14 @@ class _ChannelExcitation(nn.Module):
         self.fc1 = nn.Linear(channels, bottleneck)
         self.fc2 = nn.Linear(bottleneck, channels)
 
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        bottleneck: Tensor = self.fc1(pooled)
+        gate: Tensor = self.fc2(bottleneck.relu()).sigmoid()
+        return bottleneck, gate
+
 
 class SqueezeExcitation(nn.Module):
-    """Channel attention with a sigmoid gate (Hu et al. 2018; sigmoid, not MobileNetV3's hard one)."""
+    """Channel attention (Hu et al. 2018) with a sigmoid gate, where MobileNetV3's is hard."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,9 +118,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, f, t] -> the gated map, and the bottleneck before its ReLU [B, C/4]."""
-        layer = self.conc_se_layers[0]
-        bottleneck: Tensor = layer.fc1(x.mean((2, 3)))
-        gate: Tensor = layer.fc2(bottleneck.relu()).sigmoid()
+        (excitation,) = self.conc_se_layers
+        bottleneck, gate = excitation(x.mean((2, 3)))
         return x * gate[:, :, None, None], bottleneck
 
 

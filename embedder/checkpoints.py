@@ -19,11 +19,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import platformdirs
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,7 +31,7 @@ from embedder.zoo import ModelSpec, spec_from_json, spec_to_json
 WEIGHTS_DIR_VARIABLE: Final = "EMBEDDER_WEIGHTS_DIR"
 METADATA_KEY: Final = "embedder"
 _CHUNK: Final = 1 << 20
-_TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
+_TIMEOUT: Final = 30.0  # seconds without a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ def weights_dirs() -> list[Path]:
 def find(spec: ModelSpec) -> Path | None:
     """The model's checkpoint in the package or the weights directories, unverified."""
     if spec.bundled:
-        return Path(str(resources.files("embedder").joinpath("data", spec.weights)))
+        return _package_data(spec.weights)
     stem = Path(spec.weights).stem
     for directory in weights_dirs():
         for candidate in (directory / spec.weights, directory / f"{stem}.safetensors"):
@@ -147,7 +144,7 @@ def save(
 def fetch(spec: ModelSpec, directory: Path | None = None) -> Path:
     """Download the published checkpoint, verified and written atomically; returns its path."""
     if spec.bundled:
-        return Path(str(resources.files("embedder").joinpath("data", spec.weights)))
+        return _package_data(spec.weights)
     target = (directory or cache_dir()) / spec.weights
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +156,7 @@ def fetch(spec: ModelSpec, directory: Path | None = None) -> Path:
                     f"{spec.url} has SHA-256 {actual}, expected {spec.sha256}; nothing was kept"
                 )
             _hash_record(target).write_text(f"{actual}  {target.name}\n")
-    except (httpx.HTTPError, OSError) as error:
+    except OSError as error:
         raise DownloadFailed(
             f"{spec.weights} is neither in {', '.join(map(str, weights_dirs()))} nor could it be "
             f"downloaded ({type(error).__name__}: {error}). Get {spec.url} and put it into "
@@ -185,6 +182,10 @@ def _expected_hash(spec: ModelSpec, path: Path) -> str | None:
     if spec.sha256 is None and record.is_file():
         return record.read_text().split()[0]
     return spec.sha256
+
+
+def _package_data(name: str) -> Path:
+    return Path(str(resources.files("embedder"))) / "data" / name
 
 
 def _hash_record(path: Path) -> Path:
@@ -221,17 +222,26 @@ def _atomic(target: Path) -> Iterator[Path]:
 
 
 def _download(url: str, target: Path) -> None:
+    # Imported here: most processes find their weights on disk.
+    import httpx
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    progress = Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True))
-    progress.disable = not progress.console.is_terminal
-    with (
-        progress,
-        httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT) as response,
-        target.open("wb") as file,
-    ):
-        response.raise_for_status()
-        total = int(response.headers.get("content-length", 0)) or None
-        task = progress.add_task(url.rsplit("/", 1)[-1], total=total)
-        for chunk in response.iter_bytes(_CHUNK):
-            file.write(chunk)
-            progress.advance(task, len(chunk))
+    try:
+        with (
+            Progress(
+                *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
+            ) as progress,
+            httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT) as response,
+            target.open("wb") as file,
+        ):
+            response.raise_for_status()
+            total = int(response.headers.get("content-length", 0)) or None
+            task = progress.add_task(url.rsplit("/", 1)[-1], total=total)
+            for chunk in response.iter_bytes(_CHUNK):
+                file.write(chunk)
+                progress.advance(task, len(chunk))
+    except httpx.HTTPError as error:
+        raise ConnectionError(str(error)) from error

@@ -92,4 +92,5 @@ class LogMel(nn.Module):
         power = spectrum.real.square() + spectrum.imag.square()
         mel = power @ self.bank  # B F K -> B F M
         mel = mel + cfg.floor if cfg.floor_mode == "add" else mel.clamp(min=cfg.floor)
-        return ((mel.log() + 4.5) / 5.0).transpose(1, 2)  # B M F
+        normalised: Tensor = (mel.log() + 4.5) / 5.0
+        return normalised.transpose(1, 2)  # B M F

@@ -6,6 +6,7 @@ Attribute names and Sequential indices are the published file format.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -73,12 +74,11 @@ class AttentionPoolingHead(nn.Module):
         attention, values = projected.unbind(2)  # B t H N, each
         attention = attention.sigmoid().clamp(self.EPSILON, 1 - self.EPSILON)
         attention = attention / attention.sum(1, keepdim=True)
-        pooled = (attention * values).sum(1)  # B H N
+        pooled: Tensor = (attention * values).sum(1)  # B H N
         return (pooled * self.head_weight).sum(1)
 
 
-HEADS: Final[dict[Head, type[MLPHead] | type[FullyConvolutionalHead] | type[AttentionPoolingHead]]]
-HEADS = {
+HEADS: Final[dict[Head, Callable[[int, int, int], nn.Module]]] = {
     "mlp": MLPHead,
     "fully_convolutional": FullyConvolutionalHead,
     "multihead_attention_pooling": AttentionPoolingHead,

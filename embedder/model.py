@@ -22,7 +22,7 @@ from embedder import checkpoints, windows
 from embedder.audio import MAX_AMPLITUDE
 from embedder.errors import BadAudio, BadRequest, UnknownTap, WeightsMismatch
 from embedder.frontend import LogMel
-from embedder.labels import audioset_labels
+from embedder.labels import default_labels
 from embedder.mn import MN
 from embedder.windows import (
     SCENE_HOP_MS,
@@ -37,7 +37,7 @@ from embedder.zoo import MNConfig, ModelSpec, lookup
 
 Waveforms = Tensor | NDArray[np.floating[Any]]
 
-BACKBONES: Final[dict[type, Callable[[Any], nn.Module]]] = {MNConfig: MN}
+BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {MNConfig: MN}
 
 # Features beside the backbone's own: mel means, and sigmoids of the logits.
 MEL: Final = "mel"
@@ -46,7 +46,11 @@ TAGS: Final = "tags"
 
 @dataclass(frozen=True, slots=True)
 class Timestamps:
-    """Vectors around points in time: `vectors` [B, T, D], their centres `ms` [B, T] in milliseconds."""
+    """Vectors around points in time.
+
+    `vectors` [B, T, D] and the centres of their windows, `ms` [B, T], in milliseconds (float64).
+    Unpacks as a pair.
+    """
 
     vectors: Tensor
     ms: Tensor
@@ -69,7 +73,7 @@ class AudioEmbedder(nn.Module):
         self.name = name
         self.spec = spec
         self.weights_sha256 = ""  # of random weights
-        self.labels: tuple[str, ...] = tuple(labels or audioset_labels())
+        self.labels: tuple[str, ...] = tuple(labels or default_labels(spec.network.n_classes))
         self.frontend = LogMel(spec.mel)
         self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
         self.tap_sizes: dict[str, int] = {MEL: spec.mel.n_mels, **self.backbone.tap_sizes}
@@ -104,6 +108,7 @@ class AudioEmbedder(nn.Module):
         UnknownModel, UnknownTap, BadRequest : an argument names nothing there is.
         WeightsError : the checkpoint cannot be had, or does not fit.
         """
+        place = _device(device)
         if name.endswith(".safetensors"):
             checkpoint = checkpoints.read_described(Path(name))
             name = Path(name).stem
@@ -116,7 +121,7 @@ class AudioEmbedder(nn.Module):
         except RuntimeError as error:
             raise WeightsMismatch(f"the checkpoint does not fit {name}: {error}") from error
         model.weights_sha256 = checkpoint.sha256
-        return model.to(_device(device))
+        return model.to(place)
 
     @property
     def sample_rate(self) -> int:
@@ -255,11 +260,10 @@ class AudioEmbedder(nn.Module):
         """{tap: [B, n, size]} of successive groups of windows."""
         for group in windows.cut((check_waveforms(block) for block in blocks), plan):
             clips, count, width = group.shape
-            batches = group.flatten(0, 1).split(max(1, windows.BATCH_SAMPLES // width))
+            batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
             parts = [self.window_features(batch, taps) for batch in batches]
             yield {
-                tap: torch.cat([part[tap] for part in parts]).unflatten(0, (clips, count))
-                for tap in taps
+                tap: torch.cat([part[tap] for part in parts]).view(clips, count, -1) for tap in taps
             }
 
     def _clip_features(

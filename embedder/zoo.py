@@ -6,7 +6,7 @@ A model name is looked up here, never parsed. Figures are those stated by the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from embedder.errors import UnknownModel
 
 Head = Literal["mlp", "fully_convolutional", "multihead_attention_pooling"]
+Sequence = Literal["tf", "attn", "gru", "tcn", "hybrid", "mamba"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,44 @@ class MNConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DyMNConfig:
+    """A width-scaled dynamic MobileNet (arXiv 2310.15648); defaults are the published model.
+
+    `placement` says which blocks are dynamic: all, those that have squeeze-and-excitation in
+    MN, or five of the fifteen (Table III). The three switches remove a dynamic component each
+    (Table II). `kernels` is K, `mappings` M, and the context size is `expanded / reduction`
+    within `min_context` and `max_context` (Tables VII, IX, XI). `temperature` is where the
+    kernel attention starts; training changes it (Table VIII).
+    """
+
+    width: float = 1.0
+    placement: Literal["all", "replace_se", "first", "middle", "last"] = "all"
+    coordinate_attention: bool = True
+    dynamic_relu: bool = True
+    dynamic_conv: bool = True
+    kernels: int = 4
+    mappings: int = 2
+    reduction: int = 4
+    min_context: int = 32
+    max_context: int = 128
+    temperature: float = 1.0
+    n_classes: int = 527
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMNConfig:
+    """A frame-wise MN and, unless `sequence` is None, a sequence model (arXiv 2503.11373).
+
+    `dim` is the sequence model's dimension; without one it means nothing.
+    """
+
+    width: float = 1.0
+    sequence: Sequence | None = None
+    dim: int = 256
+    n_classes: int = 447
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """All it takes to rebuild one published model, and what was published about it.
 
@@ -77,7 +116,7 @@ class ModelSpec:
 
 
 # Network configurations by the family name that checkpoints carry.
-FAMILIES: Final[Mapping[str, type[MNConfig]]] = MappingProxyType({"mn": MNConfig})
+FAMILIES: Final[Mapping[str, Callable[..., MNConfig]]] = MappingProxyType({"mn": MNConfig})
 
 
 MEL_32K: Final = MelConfig()
@@ -122,25 +161,28 @@ def _bands(n_mels: int) -> MelConfig:
     return replace(MEL_32K, n_mels=n_mels)
 
 
+def _imagenet(width: float) -> MNConfig:
+    return MNConfig(width, n_classes=1000)
+
+
 _FC: Final[Head] = "fully_convolutional"
 _MN10: Final = MNConfig()
 _MN04_SHA256: Final = "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"
 
 # fmt: off
 MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
-    #                    checkpoint                 network                          params  MACs  mAP
-    "mn01_as":       _mn("mn01_as_mAP_298",         MNConfig(0.1),                  (0.12, 0.02, 29.8)),
-    "mn02_as":       _mn("mn02_as_mAP_378",         MNConfig(0.2),                  (0.27, None, 37.8)),
-    "mn04_as":       _mn("mn04_as_mAP_432",         MNConfig(0.4),                  (0.983, 0.11, 43.2),
+    #                  checkpoint              network           params  MACs  mAP
+    "mn01_as":         _mn("mn01_as_mAP_298",      MNConfig(0.1),   (0.12, 0.02, 29.8)),
+    "mn02_as":         _mn("mn02_as_mAP_378",      MNConfig(0.2),   (0.27, None, 37.8)),
+    "mn04_as":         _mn("mn04_as_mAP_432",      MNConfig(0.4),   (0.983, 0.11, 43.2),
                          sha256=_MN04_SHA256),
-    "mn05_as":       _mn("mn05_as_mAP_443",         MNConfig(0.5),                  (1.43, 0.16, 44.3)),
-    "mn10_as":       _mn("mn10_as_mAP_471",         _MN10,                          (4.88, 0.54, 47.1)),
-    "mn20_as":       _mn("mn20_as_mAP_478",         MNConfig(2.0),                  (17.91, 2.06, 47.8)),
-    "mn30_as":       _mn("mn30_as_mAP_482",         MNConfig(3.0),                  (39.09, 4.55, 48.2)),
-    "mn40_as":       _mn("mn40_as_mAP_484",         MNConfig(4.0),                  (68.43, 8.03, 48.4)),
-    "mn40_as_ext":   _mn("mn40_as_ext_mAP_487",     MNConfig(4.0),                  (68.43, 8.03, 48.7)),
-    "mn40_as_no_im_pre":
-                     _mn("mn40_as_no_im_pre_mAP_483", MNConfig(4.0),                (68.43, 8.03, 48.3)),
+    "mn05_as":         _mn("mn05_as_mAP_443",      MNConfig(0.5),   (1.43, 0.16, 44.3)),
+    "mn10_as":         _mn("mn10_as_mAP_471",      _MN10,           (4.88, 0.54, 47.1)),
+    "mn20_as":         _mn("mn20_as_mAP_478",      MNConfig(2.0),   (17.91, 2.06, 47.8)),
+    "mn30_as":         _mn("mn30_as_mAP_482",      MNConfig(3.0),   (39.09, 4.55, 48.2)),
+    "mn40_as":         _mn("mn40_as_mAP_484",      MNConfig(4.0),   (68.43, 8.03, 48.4)),
+    "mn40_as_ext":     _mn("mn40_as_ext_mAP_487",  MNConfig(4.0),   (68.43, 8.03, 48.7)),
+    "mn40_as_no_im_pre": _mn("mn40_as_no_im_pre_mAP_483", MNConfig(4.0), (68.43, 8.03, 48.3)),
     "mn10_as_hop_5":    _mn("mn10_as_hop_5_mAP_475",    _MN10, (4.88, None, 47.5), mel=_hop(5)),
     "mn10_as_hop_15":   _mn("mn10_as_hop_15_mAP_463",   _MN10, (4.88, None, 46.3), mel=_hop(15)),
     "mn10_as_hop_20":   _mn("mn10_as_hop_20_mAP_456",   _MN10, (4.88, None, 45.6), mel=_hop(20)),
@@ -153,6 +195,15 @@ MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
                             (None, None, 46.6)),
     "mn10_as_fc_s2211": _mn("mn10_as_fc_s2211_mAP_466", MNConfig(head=_FC, strides=(2, 2, 1, 1)),
                             (None, None, 46.6)),
+    # Starting points for training, from ImageNet: their 1000 outputs name no sounds.
+    "mn01_im":         _mn("mn01_im",              _imagenet(0.1),  (None, None, None)),
+    "mn02_im":         _mn("mn02_im",              _imagenet(0.2),  (None, None, None)),
+    "mn04_im":         _mn("mn04_im",              _imagenet(0.4),  (None, None, None)),
+    "mn05_im":         _mn("mn05_im",              _imagenet(0.5),  (None, None, None)),
+    "mn10_im":         _mn("mn10_im",              _imagenet(1.0),  (None, None, None)),
+    "mn20_im":         _mn("mn20_im",              _imagenet(2.0),  (None, None, None)),
+    "mn30_im":         _mn("mn30_im",              _imagenet(3.0),  (None, None, None)),
+    "mn40_im":         _mn("mn40_im",              _imagenet(4.0),  (None, None, None)),
 })
 # fmt: on
 

@@ -1,4 +1,4 @@
-"""The material beside the repository that tests use where it is there."""
+"""Where the shared test material lies, if it is here at all."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Final
 
 import pytest
 
-SHARED: Final = Path(
-    os.environ.get("EMBEDDER_SHARED", Path(__file__).resolve().parents[2] / "shared")
-)
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="no shared folder beside the repository (EMBEDDER_SHARED)"
-)
+_BESIDE_THE_REPOSITORY: Final = Path(__file__).resolve().parents[2] / "shared"
+SHARED: Final = Path(os.environ.get("EMBEDDER_SHARED", _BESIDE_THE_REPOSITORY))
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared material at {SHARED}")

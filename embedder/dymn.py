@@ -1,0 +1,216 @@
+"""DyMN: MN with dynamic inverted residual blocks, at any width (arXiv 2310.15648).
+
+Axes: B batch, M mel bands, F frames, C channels, H context size, f frequency, t time.
+Attribute names are the published file format: `in_c` the stem, `layers.0`-`14` the blocks
+B1-B15, `out_c` the last 1x1 convolution, `classifier` the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor, nn
+
+from embedder.blocks import (
+    ACTIVATIONS,
+    BlockConfig,
+    ConvNormActivation,
+    InvertedResidual,
+    batch_norm,
+    round_channels,
+)
+from embedder.dynamic import (
+    ContextGenerator,
+    DynamicConv,
+    DynamicReLU,
+    KernelAttention,
+    StaticActivation,
+    StaticConv,
+    context_size,
+)
+from embedder.heads import MLPHead
+from embedder.mn import (
+    HIDDEN,
+    LAST_FACTOR,
+    ClassifiedStages,
+    block_configs,
+    initialise,
+    stage_sizes,
+)
+from embedder.zoo import DyMNConfig, MNConfig
+
+# On a CPU, a clip runs through a block by itself if its widest map has so many values...
+ONE_BY_ONE: Final = 2**16
+# ... and otherwise with as many others as make so many values, which caches still hold.
+TOGETHER: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TemperatureSchedule:
+    """Kernel attention's temperature during training: linear, then constant (section IV-A.3).
+
+    With `start == end` it is fixed (Table VIII).
+    """
+
+    start: float = 30.0
+    end: float = 1.0
+    epochs: float = 30.0
+
+    def at(self, epoch: float) -> float:
+        """The temperature at so many epochs from the beginning."""
+        progress = min(1.0, max(0.0, epoch / self.epochs))
+        return self.start + (self.end - self.start) * progress
+
+
+class DynamicBlock(nn.Module):
+    """Expand, depthwise, attend, project, all of them dynamic (Fig. 1)."""
+
+    def __init__(self, block: BlockConfig, config: DyMNConfig) -> None:
+        super().__init__()
+        size = context_size(config, block.expanded)
+        self.expanded = block.expanded
+        self.residual = block.stride == (1, 1) and block.in_channels == block.out_channels
+        self.expands = block.expanded != block.in_channels
+        self.attends = config.coordinate_attention
+        if self.expands:
+            self.exp_conv = _conv(block.in_channels, block.expanded, size, config)
+            self.exp_norm = batch_norm(block.expanded)
+            self.exp_act = ACTIVATIONS[block.activation]()
+        self.depth_conv = _conv(
+            block.expanded, block.expanded, size, config, kernel=block.kernel, stride=block.stride
+        )
+        self.depth_norm = batch_norm(block.expanded)
+        self.depth_act: DynamicReLU | StaticActivation = (
+            DynamicReLU(block.expanded, size, config)
+            if config.dynamic_relu
+            else StaticActivation(ACTIVATIONS[block.activation]())
+        )
+        self.proj_conv = _conv(block.expanded, block.out_channels, size, config)
+        self.proj_norm = batch_norm(block.out_channels)
+        self.context_gen = ContextGenerator(size, block)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, f, t] -> the block's output, and its context vectors [B, H]."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        vector, gate_f, gate_t = self.context_gen(x)
+        clips = self._clips_at_once(x)
+        alone = clips == 1
+        dynamics = (
+            self.exp_conv.dynamics(vector, one_by_one=alone) if self.expands else vector,
+            self.depth_conv.dynamics(vector, one_by_one=alone),
+            self.depth_act.dynamics(vector),
+            gate_f,
+            gate_t,
+            self.proj_conv.dynamics(vector, one_by_one=alone),
+        )
+        if clips is None or clips >= x.shape[0] > 1:
+            return self._transform(x, dynamics, one_by_one=False), vector
+        slices = zip(*(torch.split(part, clips) for part in (x, *dynamics)), strict=True)
+        outputs = [self._transform(part, rest, one_by_one=alone) for part, *rest in slices]
+        return torch.cat(outputs), vector
+
+    def _clips_at_once(self, x: Tensor) -> int | None:
+        """How many clips go through together; None for all, whatever their number."""
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if self.training or torch.compiler.is_compiling() or tracing or x.device.type != "cpu":
+            return None
+        values = self.expanded * x.shape[2] * x.shape[3]
+        return 1 if values >= ONE_BY_ONE else TOGETHER // values
+
+    def _transform(self, x: Tensor, dynamics: Iterable[Tensor], *, one_by_one: bool) -> Tensor:
+        expand, depth, activate, gate_f, gate_t, project = dynamics
+        y: Tensor = x
+        if self.expands:
+            y = self.exp_conv(y, expand, one_by_one=one_by_one)
+            y = self.exp_act(self.exp_norm(y))
+        y = self.depth_norm(self.depth_conv(y, depth, one_by_one=one_by_one))
+        y = self.depth_act(y, activate)
+        if self.attends:
+            y = y * gate_f * gate_t
+        y = self.proj_norm(self.proj_conv(y, project, one_by_one=one_by_one))
+        return x + y if self.residual else y
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    context: int,
+    config: DyMNConfig,
+    *,
+    kernel: int = 1,
+    stride: tuple[int, int] = (1, 1),
+) -> DynamicConv | StaticConv:
+    if config.dynamic_conv:
+        return DynamicConv(in_channels, out_channels, context, config, kernel=kernel, stride=stride)
+    return StaticConv(
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding=kernel // 2,
+            groups=in_channels if kernel > 1 else 1,
+            bias=False,
+        )
+    )
+
+
+def dynamic_places(config: DyMNConfig) -> tuple[bool, ...]:
+    """Which of the fifteen blocks are dynamic (Table III)."""
+    blocks = block_configs(MNConfig(config.width))
+    third = len(blocks) // 3
+    first = {"first": 0, "middle": third, "last": 2 * third}
+    if config.placement in first:
+        begin = first[config.placement]
+        return tuple(begin <= number < begin + third for number in range(len(blocks)))
+    return tuple(config.placement == "all" or block.se for block in blocks)
+
+
+class DyMN(ClassifiedStages):
+    """A dynamic MobileNet for log-mels; static blocks, where it has any, go without SE.
+
+    Beside MN's taps, "ctx1"... are the context vectors of the dynamic blocks.
+    """
+
+    SIDE: ClassVar[str] = "ctx"
+
+    def __init__(self, config: DyMNConfig) -> None:
+        super().__init__()
+        blocks = [replace(block, se=False) for block in block_configs(MNConfig(config.width))]
+        places = dynamic_places(config)
+        stem, last = blocks[0].in_channels, LAST_FACTOR * blocks[-1].out_channels
+        hidden = round_channels(HIDDEN * config.width)
+        self.in_c = ConvNormActivation(1, stem, 3, stride=2, activation="hardswish")
+        self.layers = nn.ModuleList(
+            DynamicBlock(block, config) if dynamic else InvertedResidual(block)
+            for block, dynamic in zip(blocks, places, strict=True)
+        )
+        self.out_c = ConvNormActivation(blocks[-1].out_channels, last, activation="hardswish")
+        self.classifier = MLPHead(last, hidden, config.n_classes)
+        contexts = {
+            f"ctx{n}": context_size(config, block.expanded)
+            for n, (block, dynamic) in enumerate(zip(blocks, places, strict=True), 1)
+            if dynamic
+        }
+        head = {"clf1": last, "clf2": hidden, "logits": config.n_classes}
+        self.tap_sizes = stage_sizes(blocks) | contexts | head
+        self.apply(initialise)
+
+    def stages(self) -> Iterable[nn.Module]:
+        return (self.in_c, *self.layers, self.out_c)
+
+    @property
+    def temperature(self) -> float | None:
+        """That of every kernel attention; settable; None without dynamic convolution."""
+        return next((part.temperature for part in self._attentions()), None)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        for part in self._attentions():
+            part.temperature = value
+
+    def _attentions(self) -> Iterable[KernelAttention]:
+        return (part for part in self.modules() if isinstance(part, KernelAttention))
