@@ -11,9 +11,7 @@ import hashlib
 import json
 import os
 import pickle
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedder.errors import DownloadFailed, WeightsMismatch, WeightsNotFound
+from embedder.files import atomic
 from embedder.zoo import ModelSpec, spec_from_json, spec_to_json
 
 WEIGHTS_DIR_VARIABLE: Final = "EMBEDDER_WEIGHTS_DIR"
@@ -137,7 +136,7 @@ def save(
         for name, t in state.items()
     }
     header = {METADATA_KEY: json.dumps({**spec_to_json(spec), "labels": labels})}
-    with _atomic(Path(path)) as temporary:
+    with atomic(Path(path)) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
@@ -148,7 +147,7 @@ def fetch(spec: ModelSpec, directory: Path | None = None) -> Path:
     target = (directory or cache_dir()) / spec.weights
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _atomic(target) as temporary:
+        with atomic(target) as temporary:
             _download(spec.url, temporary)
             actual = file_sha256(temporary)
             if spec.sha256 not in (None, actual):
@@ -205,20 +204,6 @@ def _read_safetensors(path: Path, sha256: str) -> Checkpoint:
         return Checkpoint(state, sha256, spec_from_json(description), labels)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsMismatch(f"{path} describes no model that this version knows") from error
-
-
-@contextmanager
-def _atomic(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that replaces it on success and vanishes otherwise."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _download(url: str, target: Path) -> None:

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedder import checkpoints, windows
-from embedder.audio import MAX_AMPLITUDE
+from embedder.audio import check_peak
+from embedder.dymn import DyMN
 from embedder.errors import BadAudio, BadRequest, UnknownTap, WeightsMismatch
+from embedder.frame_mn import FrameMN
 from embedder.frontend import LogMel
 from embedder.labels import default_labels
 from embedder.mn import MN
@@ -33,11 +35,15 @@ from embedder.windows import (
     scene_plan,
     timestamp_plan,
 )
-from embedder.zoo import MNConfig, ModelSpec, lookup
+from embedder.zoo import DyMNConfig, FrameMNConfig, MNConfig, ModelSpec, lookup
 
 Waveforms = Tensor | NDArray[np.floating[Any]]
 
-BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {MNConfig: MN}
+BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {
+    MNConfig: MN,
+    DyMNConfig: DyMN,
+    FrameMNConfig: FrameMN,
+}
 
 # Features beside the backbone's own: mel means, and sigmoids of the logits.
 MEL: Final = "mel"
@@ -77,7 +83,7 @@ class AudioEmbedder(nn.Module):
         self.frontend = LogMel(spec.mel)
         self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
         self.tap_sizes: dict[str, int] = {MEL: spec.mel.n_mels, **self.backbone.tap_sizes}
-        self.taps = self._check_taps(spec.taps if taps is None else taps)
+        self.taps = self.check_taps(spec.taps if taps is None else taps)
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -202,7 +208,7 @@ class AudioEmbedder(nn.Module):
         self, waveforms: Waveforms, taps: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Named features of each clip: {tap: [B, tap_sizes[tap]]}; default: every tap."""
-        chosen = self._check_taps(self.tap_sizes if taps is None else taps)
+        chosen = self.check_taps(self.tap_sizes if taps is None else taps)
         return self._clip_features([check_waveforms(waveforms)], chosen)
 
     def scene_stream(
@@ -280,7 +286,8 @@ class AudioEmbedder(nn.Module):
                 sums[tap] = sums[tap] + total if tap in sums else total
         return {tap: (total / count).float() for tap, total in sums.items()}
 
-    def _check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+    def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+        """These features in this order; UnknownTap or BadRequest if that cannot be."""
         chosen = tuple(taps)
         for tap in chosen:
             if tap not in self.tap_sizes:
@@ -304,11 +311,7 @@ def check_waveforms(waveforms: Waveforms) -> Tensor:
             f"waveforms have shape {tuple(wave.shape)}; pass mono [clips, samples], not empty"
         )
     wave = wave.float()
-    # NaN fails this comparison too.
-    if not bool(wave.abs().max() <= MAX_AMPLITUDE):
-        raise BadAudio(
-            f"waveforms hold NaN, infinity or values beyond {MAX_AMPLITUDE:g}; scale to [-1, 1]"
-        )
+    check_peak(float(wave.abs().max()))
     return wave
 
 

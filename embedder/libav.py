@@ -1,0 +1,225 @@
+"""libav on a leash: an untrusted file object -> decoded frames, each counted before it is used.
+
+- libav sees one file object and nothing else: no path, no URL, no second file, no socket;
+- only containers and codecs of the tables below are parsed, also while libav probes;
+- limits are counted on what was decoded, never on what a header claims.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, BinaryIO, Final, cast
+
+import av
+import av._core
+from av.audio.frame import AudioFrame
+from av.audio.layout import AudioLayout
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard
+
+from embedder.errors import AudioTooLarge, BadAudio, UnsupportedAudio
+
+CONTAINERS: Final = (
+    *("wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "ac3", "eac3", "amr"),
+    *("ogg", "mov", "matroska", "asf"),  # mov reads mp4 and m4a, matroska webm, asf wma
+)
+CODECS: Final = (  # libav's names of decoders
+    *("aac", "ac3", "eac3", "alac", "flac", "mp2", "mp2float", "mp3", "mp3float", "opus"),
+    *("vorbis", "speex", "wmav1", "wmav2", "wmapro", "wmalossless", "amrnb", "amrwb"),
+    *("adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "gsm", "gsm_ms", "pcm_alaw", "pcm_mulaw"),
+    *("pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be"),
+    *("pcm_s32le", "pcm_s32be", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be"),
+)
+OPTIONS: Final = {
+    "format_whitelist": ",".join(CONTAINERS),
+    # Holds for libav's probing only (it would decode pictures and video there): the stream that
+    # we decode is checked in audio_stream.
+    "codec_whitelist": ",".join(CODECS),
+    "protocol_whitelist": "none",  # whatever else a file refers to cannot be opened
+    # By default libav searches 16-bit PCM for hidden DTS, 10-80 ms a file.
+    "probesize": "65536",
+    "max_probe_packets": "1",
+}
+DECODER_OPTIONS: Final = {"max_samples": str(1 << 20)}  # a frame; ALAC may claim 16 million
+# A damaged FLAC frame decodes to noise at full scale unless its checksum is enforced.
+FLAC_OPTIONS: Final = {**DECODER_OPTIONS, "err_detect": "crccheck+explode"}
+MAX_ALLOCATION: Final = 256 << 20  # bytes; the index of a day of AAC in MP4 takes 100 MB
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+# PyAV lets many exceptions through; whichever it is, the file is at fault.
+LIBAV_ERRORS: Final = (
+    *(av.FFmpegError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError),
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What decoding one source may cost; None is no limit. Beyond it: AudioTooLarge."""
+
+    max_seconds: float | None = None  # decoded duration by the source's sample rate
+    max_samples: int | None = None  # decoded samples x channels: a forged rate cannot hide them
+    max_bytes: int | None = None  # size of the encoded source
+    max_wall_seconds: float | None = None  # time spent decoding, the reader's own time excluded
+
+
+@dataclass(slots=True)
+class Meter:
+    """What this decode has cost and lost so far."""
+
+    limits: DecodeLimits
+    deadline: float = math.inf
+    seconds: float = 0.0
+    samples: int = 0
+    faults: int = 0
+    last_fault: Exception | None = None
+
+    def __post_init__(self) -> None:
+        if self.limits.max_wall_seconds is not None:
+            self.deadline = time.monotonic() + self.limits.max_wall_seconds
+
+    def charge(self, frame: AudioFrame) -> None:
+        """Count one frame, before its samples are copied out."""
+        rate = frame.sample_rate
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise BadAudio(f"sample rate {rate} Hz; resample to {MIN_RATE}..{MAX_RATE} Hz")
+        self.seconds += frame.samples / rate
+        self.samples += frame.samples * frame.layout.nb_channels
+        _within(round(self.seconds, 6), self.limits.max_seconds, "seconds")
+        _within(self.samples, self.limits.max_samples, "decoded samples")
+
+    def check_clock(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise AudioTooLarge(
+                f"not decoded within {self.limits.max_wall_seconds} s; send a shorter clip"
+            )
+
+    def fault(self, error: Exception) -> None:
+        self.faults += 1
+        self.last_fault = error.with_traceback(None)  # a traceback would keep the frames alive
+
+    def report(self, yielded: int) -> None:
+        """At the end of the source: nothing is an error, damage a warning."""
+        if not yielded:
+            raise BadAudio(
+                "no samples: the audio is empty, damaged or shorter than a sample"
+            ) from self.last_fault
+        if self.faults:
+            _log.warning("damaged audio: what did not decode was skipped, %d times", self.faults)
+
+
+def _within(value: float, limit: float | None, unit: str) -> None:
+    if limit is not None and value > limit:
+        raise AudioTooLarge(f"more than {limit:,} {unit}; send a shorter clip")
+
+
+@contextmanager
+def open_container(file: BinaryIO, limits: DecodeLimits) -> Iterator[InputContainer]:
+    """Open the container; a read error of the file itself becomes BadAudio here."""
+    try:
+        file.seek(0, io.SEEK_END)
+        size = file.tell()
+        file.seek(0)
+        _within(size, limits.max_bytes, "bytes")
+        if not size:
+            raise BadAudio("the audio is empty: 0 bytes")
+        with _av_open(file) as container:
+            yield container
+    except OSError as error:
+        raise BadAudio(f"cannot read the audio: {error}; give a whole, seekable file") from error
+
+
+@cache
+def _cap_allocations() -> None:
+    """Bound libav's single allocations in this process: a 4 kB WAV can ask for 2 GB of title."""
+    with suppress(AttributeError, OSError):  # where the symbol is hidden there is no cap
+        libav = ctypes.CDLL(av._core.__file__)  # looks into the libraries it is linked with, too
+        libav.av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
+
+
+def _av_open(file: BinaryIO) -> InputContainer:
+    _cap_allocations()
+    # A view without the file's name: libav would guess by the extension and show it in errors.
+    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
+    try:
+        return av.open(
+            nameless,
+            mode="r",
+            options=OPTIONS,
+            metadata_errors="replace",  # old tags are often Latin-1
+        )
+    except LIBAV_ERRORS as error:
+        raise UnsupportedAudio(
+            "unknown format or broken header; send WAV, FLAC, MP3, Ogg, M4A, WebM, AIFF or WMA"
+        ) from error
+
+
+def audio_stream(container: InputContainer) -> AudioStream:
+    """The first audio stream, its codec checked; all other streams are dropped unread."""
+    if not container.streams.audio:
+        raise UnsupportedAudio(f"no audio stream in this {container.format.name} file")
+    stream = container.streams.audio[0]
+    context = cast(Any, stream.codec_context)  # None where libav has no decoder
+    if context is None or context.name not in CODECS:
+        name = context.name if context else "unknown"
+        raise UnsupportedAudio(f"audio codec {name} is not accepted; convert to WAV or FLAC")
+    layout = context.layout
+    if _is_odd(layout):  # what the channels are called does not matter to their mean
+        context.layout = f"{layout.nb_channels} channels"
+    context.options = FLAC_OPTIONS if context.name == "flac" else DECODER_OPTIONS
+    context.thread_count = 1  # threads cost more than they give on clips
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    return stream
+
+
+# PyAV (18.1) shares an odd layout's channel map with the codec or frame that it came from, and
+# both free it: a few bytes in a CAF or MOV kill the process. So the codec gets another layout
+# before it frees the old one, and an odd layout that a decoder makes itself is never freed.
+
+
+def _is_odd(layout: AudioLayout) -> bool:
+    return "(" in layout.name  # listed one by one, as in "2 channels (FR+FL)"
+
+
+def keep_if_odd(layout: AudioLayout) -> None:
+    if _is_odd(layout):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+
+
+def _packets(
+    container: InputContainer, stream: AudioStream, meter: Meter
+) -> Iterator[Packet[AudioStream]]:
+    """Packets to the end of the container, or to where it is broken."""
+    try:
+        yield from container.demux(stream)
+    except LIBAV_ERRORS as error:
+        meter.fault(error)
+
+
+def frames(container: InputContainer, stream: AudioStream, meter: Meter) -> Iterator[AudioFrame]:
+    """Decoded frames with at least one sample, each already charged to the meter."""
+    for packet in _packets(container, stream, meter):
+        meter.check_clock()
+        try:
+            frames = stream.decode(packet)
+        except LIBAV_ERRORS as error:
+            meter.fault(error)
+            continue
+        for frame in frames:
+            keep_if_odd(frame.layout)
+        for frame in frames:
+            if frame.samples:
+                meter.charge(frame)
+                yield frame
