@@ -42,6 +42,18 @@ from embedder.libav import (
     open_container,
 )
 
+__all__ = [
+    "HTTP_LIMITS",
+    "OPEN_LIMITS",
+    "AudioSource",
+    "DecodeLimits",
+    "Samples",
+    "check_peak",
+    "check_samples",
+    "load_audio",
+    "stream_audio",
+]
+
 AudioSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Samples: TypeAlias = NDArray[np.float32]
 

@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "service": {"service", "embedder"},
     "eval": {"eval", "embedder", "hear_api"},
 }
-# embedder/cli.py starts the server, and nothing else in the core may know of it.
-LATE_IMPORTS = {("embedder/cli.py", "service")}
+# embedder/cli/__init__.py starts the server, and nothing else in the core may know of it.
+LATE_IMPORTS = {("embedder/cli/__init__.py", "service")}
 FOREIGN_TO_CORE = {"fastapi", "starlette", "uvicorn", "redis", "torchaudio"}
 
 

@@ -10,18 +10,18 @@ from embedder.model import AudioEmbedder
 from embedder.zoo import MODELS, spec_from_json, spec_to_json
 
 # Every MN that was released (EfficientAT, tag v0.0.1), by checkpoint.
-PUBLISHED_MN = """
+PUBLISHED_MN = """\
 mn01_as_mAP_298 mn02_as_mAP_378 mn04_as_mAP_432 mn05_as_mAP_443 mn10_as_mAP_471 mn20_as_mAP_478
 mn30_as_mAP_482 mn40_as_mAP_484 mn40_as_ext_mAP_487 mn40_as_no_im_pre_mAP_483
 mn10_as_hop_5_mAP_475 mn10_as_hop_15_mAP_463 mn10_as_hop_20_mAP_456 mn10_as_hop_25_mAP_447
 mn10_as_mels_40_mAP_453 mn10_as_mels_64_mAP_461 mn10_as_mels_256_mAP_474 mn10_as_fc_mAP_465
 mn10_as_fc_s2221_mAP_466 mn10_as_fc_s2211_mAP_466
-""".split()
+"""
 
 
 def test_every_published_mn_has_a_row() -> None:
     files = {spec.weights for spec in MODELS.values()}
-    assert {f"{name}.pt" for name in PUBLISHED_MN} <= files
+    assert {f"{name}.pt" for name in PUBLISHED_MN.split()} <= files
 
 
 def test_no_two_rows_share_a_checkpoint() -> None:

@@ -1,0 +1,263 @@
+"""Embed many files into one table, surviving whatever happens on the way.
+
+    paths ─ prefetch ─ blocks ─┬─ short clips of equal length together ─┬─ rows ─ parts ─ table
+                               └─ long ones as a stream ────────────────┘
+
+Finished rows go into parts, OUTPUT.parts/*.parquet, each of which appears whole or not at all.
+A job that was killed goes on with the files that no part has; the last step makes the table of
+the parts and moves it into place. So no row is lost or there twice, whenever the end comes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from embedder import __version__
+from embedder.audio import Samples
+from embedder.bulk.inputs import printable
+from embedder.bulk.parts import Existing, OpenPart, Parts
+from embedder.bulk.prefetch import decode_ahead
+from embedder.bulk.tables import ROW_GROUP_BYTES, RowFormat
+from embedder.errors import EmbedderError
+from embedder.model import AudioEmbedder
+from embedder.windows import (
+    BATCH_SAMPLES,
+    SCENE_HOP_MS,
+    SCENE_WINDOW_MS,
+    TIMESTAMP_HOP_MS,
+    TIMESTAMP_WINDOW_MS,
+    scene_plan,
+    timestamp_plan,
+)
+
+# A part is saved at whichever comes first; a kill costs the work since then.
+PART_FILES: Final = 256
+PART_BYTES: Final = ROW_GROUP_BYTES
+PART_SECONDS: Final = 20.0
+WAITING_SAMPLES: Final = 4 * BATCH_SAMPLES  # in clips of different lengths
+
+OnFile: TypeAlias = Callable[[str, str | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOptions:
+    """What to compute of each file, and how."""
+
+    timestamps: bool = False
+    window_ms: float | None = None  # None: the default of the kind
+    hop_ms: float | None = None
+    workers: int = 1  # that decode
+
+    @property
+    def windows(self) -> tuple[float, float]:
+        """Window and hop in milliseconds."""
+        window, hop = SCENE_WINDOW_MS, SCENE_HOP_MS
+        if self.timestamps:
+            window, hop = TIMESTAMP_WINDOW_MS, TIMESTAMP_HOP_MS
+        return self.window_ms or window, self.hop_ms or hop
+
+
+def row_format(model: AudioEmbedder, options: BulkOptions) -> RowFormat:
+    """The columns of a job, and the fingerprint by which it is known again."""
+    window_ms, hop_ms = options.windows
+    about = {
+        "kind": "timestamps" if options.timestamps else "scene",
+        "model": model.name,
+        "weights_sha256": model.weights_sha256,
+        "taps": list(model.taps),
+        "window_ms": window_ms,
+        "hop_ms": hop_ms,
+        "sample_rate": model.sample_rate,
+        "version": __version__,
+    }
+    return RowFormat(about, model.scene_embedding_size, options.timestamps)
+
+
+def embed_files(
+    model: AudioEmbedder,
+    paths: Sequence[str],
+    output: Path,
+    options: BulkOptions,
+    on_file: OnFile,
+    existing: Existing = "refuse",
+) -> None:
+    """Embed files into the table `output`.
+
+    A file whose audio is at fault fails alone, as a row. `on_file` hears of each once it is
+    done, with its error if it failed; with `existing="resume"` first of those done before.
+    Whatever ends this early, even SIGKILL, the finished parts are there to resume.
+
+    Raises
+    ------
+    BadRequest : the output is there already, was begun with other options, or cannot be.
+    """
+    make_plan = timestamp_plan if options.timestamps else scene_plan
+    make_plan(model.sample_rate, *options.windows)  # refuses windows that make no sense
+    with closing(Parts(output, row_format(model, options), existing)) as parts:
+        names = {path: printable(path) for path in paths}
+        for name in names.values():
+            if name in parts.done:
+                on_file(name, parts.done[name])
+        job = _Job(model, parts, options, on_file)
+        job.run([(path, name) for path, name in names.items() if name not in parts.done])
+        parts.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """A decoded clip that waits for others of its length."""
+
+    index: int
+    path: str
+    samples: Samples
+
+
+class _Job:
+    """What is between decoded files and parts: clips that wait, and rows not yet saved."""
+
+    def __init__(
+        self, model: AudioEmbedder, parts: Parts, options: BulkOptions, on_file: OnFile
+    ) -> None:
+        self._model = model
+        self._parts = parts
+        self._options = options
+        self._on_file = on_file
+        self._waiting: dict[int, list[_Clip]] = {}  # by length in samples
+        self._rows: dict[int, list[pa.Table]] = {}  # by the file's place among all
+        self._saved = time.monotonic()
+
+    def run(self, files: Sequence[tuple[str, str]]) -> None:
+        """Embed all files, given as path and name in the table, and save their rows."""
+        paths = [path for path, _ in files]
+        decoded = decode_ahead(paths, self._model.sample_rate, self._options.workers)
+        with closing(decoded):
+            try:
+                for index, (_, blocks) in enumerate(decoded):
+                    self._take(index, files[index][1], blocks)
+                self._run_waiting()
+            finally:
+                self._save()  # whatever happened, these rows are finished
+
+    def _take(self, index: int, path: str, blocks: Iterator[Samples]) -> None:
+        """Embed one file, at once or when enough of its length have come."""
+        try:
+            if self._options.timestamps:
+                self._timestamps(index, path, blocks)
+            else:
+                self._scene(index, path, blocks)
+        except EmbedderError as error:
+            self._fail(index, path, error)
+        n_waiting = sum(map(len, self._waiting.values()))
+        if sum(n * len(clips) for n, clips in self._waiting.items()) >= WAITING_SAMPLES:
+            self._run_waiting()
+        if (
+            n_waiting + len(self._rows) >= PART_FILES
+            or sum(map(_size, self._rows.values())) >= PART_BYTES
+            or time.monotonic() - self._saved >= PART_SECONDS
+        ):
+            self._run_waiting()
+            self._save()
+
+    def _run_waiting(self) -> None:
+        """Embed every clip that waits."""
+        while self._waiting:
+            self._scene_batch(self._waiting.popitem()[1])
+
+    def _save(self) -> None:
+        """Write the finished rows as a part, in the order of the files."""
+        rows = [table for _, tables in sorted(self._rows.items()) for table in tables]
+        if rows:
+            part = self._parts.new()
+            part.write(rows)
+            part.close()
+        self._rows = {}
+        self._saved = time.monotonic()
+
+    def _scene(self, index: int, path: str, blocks: Iterator[Samples]) -> None:
+        first, second = next(blocks), next(blocks, None)
+        if second is not None:
+            counted = _Counted(chain((first, second), blocks))
+            vector = self._model.scene_stream(counted, *self._options.windows)
+            self._finish_scene(index, path, counted.samples, vector)
+            return
+        clips = self._waiting.setdefault(first.size, [])
+        clips.append(_Clip(index, path, first))
+        if len(clips) * first.size >= BATCH_SAMPLES:
+            self._scene_batch(self._waiting.pop(first.size))
+
+    def _scene_batch(self, clips: Sequence[_Clip]) -> None:
+        waves = np.stack([clip.samples for clip in clips])
+        try:
+            vectors = self._model.scene(waves, *self._options.windows)
+        except EmbedderError as error:
+            if len(clips) == 1:
+                self._fail(clips[0].index, clips[0].path, error)
+            else:
+                for clip in clips:  # only those at fault fail
+                    self._scene_batch([clip])
+            return
+        for clip, vector in zip(clips, vectors[:, None], strict=True):
+            self._finish_scene(clip.index, clip.path, clip.samples.size, vector)
+
+    def _finish_scene(self, index: int, path: str, samples: int, vector: Tensor) -> None:
+        seconds = np.array([samples / self._model.sample_rate])
+        self._finish(index, path, [self._parts.format.rows(path, seconds, vector.cpu().numpy())])
+
+    def _timestamps(self, index: int, path: str, blocks: Iterator[Samples]) -> None:
+        """Rows of a short file are kept; those of a long one go to a part of its own."""
+        part: OpenPart | None = None
+        rows: list[pa.Table] = []
+        try:
+            for vectors, ms in self._model.timestamps_stream(blocks, *self._options.windows):
+                moments, values = ms[0].cpu().numpy(), vectors[0].cpu().numpy()
+                rows.append(self._parts.format.rows(path, moments, values))
+                if _size(rows) >= PART_BYTES:
+                    if part is None:
+                        self._save()
+                        part = self._parts.new()
+                    part.write(rows)
+                    rows = []
+            if part is not None:
+                part.write(rows)
+                part.close()
+                rows = []
+        finally:
+            if part is not None:
+                part.discard()
+        self._finish(index, path, rows)
+
+    def _finish(self, index: int, path: str, rows: list[pa.Table]) -> None:
+        self._rows[index] = rows
+        self._on_file(path, None)
+
+    def _fail(self, index: int, path: str, error: EmbedderError) -> None:
+        reason = " ".join(str(error).split())
+        self._rows[index] = [self._parts.format.failure(path, reason)]
+        self._on_file(path, reason)
+
+
+def _size(rows: Iterable[pa.Table]) -> int:
+    return sum(table.nbytes for table in rows)
+
+
+class _Counted(Iterator[Samples]):
+    """Blocks as they come, counted."""
+
+    def __init__(self, blocks: Iterator[Samples]) -> None:
+        self._blocks = blocks
+        self.samples = 0
+
+    def __next__(self) -> Samples:
+        block = next(self._blocks)
+        self.samples += block.size
+        return block

@@ -1,0 +1,186 @@
+"""Rows of a bulk job as Parquet, npz, JSON lines or CSV, in memory that does not grow.
+
+A row is a clip (path, seconds, embedding, error) or, with timestamps, a moment of one (path, ms,
+embedding, error). A file that failed is one row with its error and nothing else but its path.
+
+A table on disk is a list of Parquet parts until `WRITERS` make one file of them.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+METADATA_KEY: Final = b"embedder"
+# Reading and writing a group takes ten times this, for levels and pages.
+ROW_GROUP_BYTES: Final = 8 << 20
+_READ_ROWS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """The columns of a job; `about` is all that decides its numbers."""
+
+    about: Mapping[str, Any]
+    size: int  # of an embedding
+    timestamps: bool
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns, and `about` as JSON under METADATA_KEY."""
+        where = ("ms", pa.float64()) if self.timestamps else ("seconds", pa.float64())
+        vector = ("embedding", pa.list_(pa.float32(), self.size))
+        columns = [("path", pa.string()), where, vector, ("error", pa.string())]
+        return pa.schema(columns, {METADATA_KEY: json.dumps(dict(self.about))})
+
+    def rows(self, path: str, where: NDArray[np.float64], vectors: NDArray[np.float32]) -> pa.Table:
+        """Rows of one file: seconds or ms [n], vectors [n, size]."""
+        n = len(where)
+        values = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+        columns = [
+            pa.array([path] * n, pa.string()),
+            pa.array(where, pa.float64()),
+            pa.FixedSizeListArray.from_arrays(values, self.size),
+            pa.nulls(n, pa.string()),
+        ]
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+    def failure(self, path: str, error: str) -> pa.Table:
+        """The one row of a file that failed."""
+        row = {"path": path, "error": error}
+        return pa.Table.from_pylist([row], schema=self.schema)
+
+
+def read_about(path: Path) -> dict[str, Any] | None:
+    """What a Parquet file says of its embeddings; None for a file that is not ours."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    about: dict[str, Any] | None = json.loads(metadata.get(METADATA_KEY, b"null"))
+    return about
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Of parts and of the result: embeddings hardly repeat, paths of moments do."""
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["path", "error"])
+
+
+def batches(parts: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of all parts, some at a time."""
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(_READ_ROWS, columns=columns):
+                yield pa.Table.from_batches([batch])
+
+
+def write_parquet(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
+    """Row groups of about ROW_GROUP_BYTES."""
+    with parquet_writer(target, schema) as writer:
+        held: list[pa.Table] = []
+        size = 0
+        for table in batches(parts):
+            held.append(table)
+            size += table.nbytes
+            if size >= ROW_GROUP_BYTES:
+                writer.write_table(pa.concat_tables(held))
+                held, size = [], 0
+        if held:
+            writer.write_table(pa.concat_tables(held))
+
+
+def write_jsonl(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
+    """An object a row; what a row does not have is null."""
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    with target.open("wb") as file:
+        for table in batches(parts):
+            rows = table.drop_columns("embedding").to_pylist()
+            for row, vector in zip(rows, _vectors(table["embedding"]), strict=True):
+                embedding = vector if row["error"] is None else None
+                ordered = {name: row.get(name, embedding) for name in schema.names}
+                file.write(orjson.dumps(ordered, option=options))
+
+
+def write_csv(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
+    """A column a value: path, seconds or ms, error, e0, e1, ...; empty where there is none."""
+    plain = [field for field in schema if field.name != "embedding"]
+    size = schema.field("embedding").type.list_size
+    numbers = [pa.field(f"e{index}", pa.float32()) for index in range(size)]
+    wide = pa.schema([*plain, *numbers])
+    with pyarrow.csv.CSVWriter(target, wide) as writer:
+        for table in batches(parts):
+            missing = table["embedding"].is_null().to_numpy()
+            columns = [
+                pa.array(column, pa.float32(), mask=missing)
+                for column in _vectors(table["embedding"]).T
+            ]
+            arrays = [*(table[field.name] for field in plain), *columns]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=wide))
+
+
+def write_npz(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
+    """An array a column, all of equal length; NaN or "" where there is nothing.
+
+    `about` holds the schema's metadata as JSON.
+    """
+    n_rows = sum(pq.read_metadata(part).num_rows for part in parts)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name in schema.names:
+            dtype, width = _array_type(name, schema, parts)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                header = {"descr": dtype.str, "fortran_order": False, "shape": (n_rows, *width)}
+                np.lib.format.write_array_header_2_0(member, header)
+                for table in batches(parts, [name]):
+                    member.write(_dense(table[name], dtype).tobytes())
+        with archive.open("about.npy", "w") as member:
+            about = np.array(schema.metadata[METADATA_KEY].decode())
+            np.lib.format.write_array(member, about, allow_pickle=False)
+
+
+WRITERS: Final[Mapping[str, Callable[[Path, pa.Schema, Sequence[Path]], None]]] = MappingProxyType(
+    {".parquet": write_parquet, ".npz": write_npz, ".jsonl": write_jsonl, ".csv": write_csv}
+)
+
+
+def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Embeddings [n, size]; rows of NaN where there is none."""
+    size = column.type.list_size
+    dense = np.full((len(column), size), np.nan, np.float32)
+    valid = column.is_valid().to_numpy()
+    dense[valid] = column.drop_null().combine_chunks().flatten().to_numpy().reshape(-1, size)
+    return dense
+
+
+def _array_type(
+    name: str, schema: pa.Schema, parts: Sequence[Path]
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """The numpy type of a column, and the shape of one row of it."""
+    kind = schema.field(name).type
+    if pa.types.is_fixed_size_list(kind):
+        return np.dtype("<f4"), (kind.list_size,)
+    if kind == pa.float64():
+        return np.dtype("<f8"), ()
+    texts = (text for table in batches(parts, [name]) for text in table[name].to_pylist())
+    longest = max((len(text or "") for text in texts), default=0)
+    return np.dtype(f"<U{max(1, longest)}"), ()
+
+
+def _dense(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind == "U":
+        return np.array(["" if text is None else text for text in column.to_pylist()], dtype)
+    if pa.types.is_fixed_size_list(column.type):
+        return _vectors(column)
+    values: NDArray[Any] = column.to_numpy().astype(dtype)
+    return values

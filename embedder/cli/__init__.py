@@ -1,0 +1,263 @@
+"""The `embedder` command: one function a subcommand, every option also a variable EMBEDDER_...
+
+Exit codes: 0 all is well, 1 some files failed, 2 the command could not be carried out,
+130 interrupted. Torch is imported by the commands that need it, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from embedder.bulk.inputs import find_audio, printable
+from embedder.cli import options as opt
+from embedder.cli.report import Report
+from embedder.errors import BadRequest, EmbedderError
+from embedder.zoo import DEFAULT_MODEL, MODELS, ModelSpec, lookup, spec_to_json
+
+if TYPE_CHECKING:
+    from embedder.model import AudioEmbedder
+
+REFUSED: Final = 2
+INTERRUPTED: Final = 130
+
+
+class _Commands(TyperGroup):
+    """Any command's errors as one line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EmbedderError as error:
+            reason = str(error)
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:  # a full disk, a folder that may not be written
+            if error.errno == errno.EPIPE:
+                raise
+            reason = str(error)
+        _complain(f"error: {textwrap.shorten(reason, 1000)}")
+        raise typer.Exit(REFUSED)
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def about(version: opt.Version = False) -> None:
+    """Embeddings and tags of any audio. Every option is also a variable EMBEDDER_..."""
+
+
+@app.command()
+def embed(
+    paths: opt.Paths,
+    output: opt.Table,
+    model: opt.Model = DEFAULT_MODEL,
+    weights: opt.Weights = None,
+    taps: opt.Taps = None,
+    device: opt.Device = "auto",
+    timestamps: opt.Timestamps = False,
+    window_ms: opt.WindowMs = None,
+    hop_ms: opt.HopMs = None,
+    workers: opt.Workers = None,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Write an embedding of every file to one table."""
+    from embedder.bulk.parts import Existing, check_output
+
+    if resume and overwrite:
+        raise BadRequest("--resume keeps what is there, --overwrite does not; choose one")
+    existing: Existing = "resume" if resume else "overwrite" if overwrite else "refuse"
+    check_output(output, existing)
+    files = _files(paths)
+    embedder = _load(model, weights, device, taps)
+    from embedder.bulk.job import BulkOptions, embed_files
+
+    options = BulkOptions(timestamps, window_ms, hop_ms, _workers(workers))
+    with Report(len(files)) as report:
+        try:
+            embed_files(embedder, files, output, options, report.file, existing)
+        except KeyboardInterrupt:
+            report.say(f"finished files are kept; --resume continues {output}")
+            raise
+    report.exit(f"{output}: {len(files)} files, {report.failed} failed")
+
+
+@app.command()
+def tag(
+    paths: opt.Paths,
+    top: opt.Top = 10,
+    as_json: opt.AsJson = False,
+    output: opt.TagLines = None,
+    model: opt.Model = DEFAULT_MODEL,
+    weights: opt.Weights = None,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Show what is heard in every file: labels with their probabilities."""
+    files = _files(paths)
+    with _lines_to(output, overwrite) as sink:
+        embedder = _load(model, weights, device)
+        with Report(len(files)) as report:
+            for path, tags, error in _tags(embedder, files, top, _workers(workers)):
+                if as_json or output:
+                    line = {"path": path, "tags": tags, "error": error}
+                    sink.write(f"{json.dumps(line, ensure_ascii=False)}\n")
+                elif error is None:
+                    scores = "".join(f"{tag['score']:8.3f}  {tag['label']}\n" for tag in tags)
+                    sink.write(f"{path}\n{scores}")
+                sink.flush()
+                report.file(path, error)
+    report.exit(f"{len(files)} files, {report.failed} failed")
+
+
+@app.command()
+def models(as_json: opt.AsJson = False) -> None:
+    """List the models there are, with their figures as published."""
+    rows = [_model_row(name, spec) for name, spec in MODELS.items()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("name", "family", box=None)
+    for title in ("width", "params (M)", "MACs (G)", "mAP"):
+        table.add_column(title, justify="right")
+    table.add_column("here")
+    for row in rows:
+        figures = [row[key] for key in ("width", "params", "macs", "mean_ap")]
+        cells = ["-" if figure is None else f"{figure:g}" for figure in figures]
+        table.add_row(row["name"], row["family"], *cells, "yes" if row["path"] else "-")
+    Console().print(table)
+
+
+@app.command()
+def fetch(names: opt.Names) -> None:
+    """Download models, check them, and say where they are."""
+    from embedder import checkpoints
+
+    specs = [lookup(name) for name in names]
+    for spec in specs:
+        checkpoints.load(spec)  # found or fetched; verified either way
+        typer.echo(checkpoints.find(spec))
+
+
+@app.command()
+def serve(
+    host: opt.Host = None,
+    port: opt.Port = None,
+    model: opt.Model = DEFAULT_MODEL,
+    weights: opt.Weights = None,
+    device: opt.Device = "auto",
+) -> None:
+    """Run the HTTP server; its other settings are variables only: docs/service.md."""
+    from service.__main__ import serve as run
+
+    given = {"host": host, "port": port, "model": model, "weights": weights, "device": device}
+    # Not as arguments: every worker of the server reads its environment.
+    os.environ.update({f"EMBEDDER_{k.upper()}": str(v) for k, v in given.items() if v is not None})
+    try:
+        code = run()
+    except ValueError as error:  # a variable that makes no sense
+        raise BadRequest(str(error)) from error
+    raise typer.Exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name="embedder")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _complain(line: str) -> None:
+    typer.echo(f"embedder: {line}", err=True)
+
+
+def _files(paths: Sequence[str]) -> list[str]:
+    files = find_audio(paths, _listed_on_stdin())
+    if not files:
+        raise BadRequest(f"no audio files in {', '.join(paths)}; name files, folders or patterns")
+    return files
+
+
+def _listed_on_stdin() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        if name := line.rstrip(b"\r\n"):
+            yield os.fsdecode(name)
+
+
+def _workers(chosen: int | None) -> int:
+    from embedder.bulk.prefetch import default_workers
+
+    return default_workers() if chosen is None else chosen
+
+
+def _load(name: str, weights: Path | None, device: str, taps: str | None = None) -> AudioEmbedder:
+    from embedder.model import AudioEmbedder
+
+    chosen = None if taps is None else [tap.strip() for tap in taps.split(",")]
+    return AudioEmbedder.load(name, weights, chosen, device)
+
+
+@contextmanager
+def _lines_to(output: Path | None, overwrite: bool) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    if output.exists() and not overwrite:
+        raise BadRequest(f"{output} exists; --overwrite replaces it")
+    with output.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _tags(
+    embedder: AudioEmbedder, files: Sequence[str], top: int, workers: int
+) -> Iterator[tuple[str, list[dict[str, Any]], str | None]]:
+    """Path, tags with the most probable first, and the error of a file that failed."""
+    from embedder.bulk.prefetch import decode_ahead
+
+    with closing(decode_ahead(files, embedder.sample_rate, workers)) as decoded:
+        for path, blocks in decoded:
+            try:
+                scores, order = embedder.tags_stream(blocks)[0].sort(descending=True)
+            except EmbedderError as error:
+                yield printable(path), [], str(error)
+                continue
+            best = zip(scores[:top].tolist(), order[:top].tolist(), strict=True)
+            tags = [{"label": embedder.labels[i], "score": round(score, 3)} for score, i in best]
+            yield printable(path), tags, None
+
+
+def _model_row(name: str, spec: ModelSpec) -> dict[str, Any]:
+    from embedder import checkpoints
+
+    path = checkpoints.find(spec)
+    return {
+        "name": name,
+        "family": spec_to_json(spec)["family"],
+        "width": spec.network.width,
+        "sample_rate": spec.mel.sample_rate,
+        "params": spec.params,
+        "macs": spec.macs,
+        "mean_ap": spec.mean_ap,
+        "url": spec.url,
+        "path": None if path is None else str(path),
+    }

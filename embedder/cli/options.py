@@ -1,0 +1,73 @@
+"""The options of the command line, each also an environment variable.
+
+`X = Annotated[type, ...]` is what a command's parameter is declared as.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedder import __version__
+
+
+def _option(variable: str, text: str, *names: str, **limits: Any) -> Any:
+    return typer.Option(*names, envvar=f"EMBEDDER_{variable}", help=text, **limits)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(metavar="PATHS...", help="Files, folders, patterns; - reads a list from stdin."),
+]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="As `embedder models` lists.")]
+
+Model = Annotated[
+    str, _option("MODEL", "A name of `embedder models`, or a .safetensors.", "--model", "-m")
+]
+Weights = Annotated[
+    Path | None, _option("WEIGHTS", "A checkpoint to use instead of the one searched for.")
+]
+Taps = Annotated[
+    str | None, _option("TAPS", "Features to join, such as mel,b5,b11; default: the model's.")
+]
+Device = Annotated[str, _option("DEVICE", "auto, cpu, cuda, cuda:1, ...")]
+Workers = Annotated[
+    int | None,
+    _option("DECODE_WORKERS", "Processes that decode; default: half the cores.", min=1),
+]
+
+Timestamps = Annotated[
+    bool, _option("TIMESTAMPS", "An embedding every hop, not one a file.", "--timestamps")
+]
+WindowMs = Annotated[
+    float | None, _option("WINDOW_MS", "Window; default 10000, or 160 with --timestamps.")
+]
+HopMs = Annotated[float | None, _option("HOP_MS", "Hop; default 2500, or 50 with --timestamps.")]
+
+Top = Annotated[int, _option("TOP", "How many tags of a file.", min=1)]
+AsJson = Annotated[bool, _option("JSON", "Write JSON.", "--json")]
+
+Table = Annotated[
+    Path, _option("OUTPUT", "The table to write: .parquet, .npz, .jsonl or .csv.", "--output", "-o")
+]
+TagLines = Annotated[
+    Path | None, _option("TAG_OUTPUT", "A file to write JSON lines to.", "--output", "-o")
+]
+Resume = Annotated[
+    bool, _option("RESUME", "Continue a job, or add what an output lacks.", "--resume")
+]
+Overwrite = Annotated[bool, _option("OVERWRITE", "Replace an existing output.", "--overwrite")]
+
+Host = Annotated[str | None, _option("HOST", "Address to listen on; default 127.0.0.1.")]
+Port = Annotated[int | None, _option("PORT", "Default 8000.", min=0, max=65535)]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="And exit.")
+]

@@ -1,0 +1,47 @@
+"""What a person hears of a command that works through files."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SOME_FAILED: Final = 1
+
+
+class Report:
+    """Failures, on stderr; also progress where that is a terminal."""
+
+    def __init__(self, n_files: int) -> None:
+        self.failed = 0
+        self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console)
+        self._progress.disable = n_files < 2 or not self._console.is_terminal
+        self._task = self._progress.add_task("files", total=n_files)
+
+    def __enter__(self) -> Report:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def file(self, path: str, error: str | None) -> None:
+        """One file is done, or has failed."""
+        if error is not None:
+            self.failed += 1
+            self.say(f"{path}: {error}")
+        self._progress.advance(self._task)
+
+    def say(self, line: str) -> None:
+        """One line on stderr, above the progress."""
+        self._console.print(line)
+
+    def exit(self, summary: str) -> None:
+        """End the command as its failures demand."""
+        if self.failed or self._console.is_terminal:
+            self.say(summary)
+        raise typer.Exit(SOME_FAILED if self.failed else 0)

@@ -1,0 +1,75 @@
+"""Memory does not grow with the length of a recording, nor with the number of files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli_kit import MODEL, noise, tiny_model, write_wav, write_weights
+
+MIB = 1 << 20
+ALLOWED_GROWTH = 64 * MIB
+MINUTE = noise(60)[::4]  # at 8 kHz
+
+
+def peak(arguments: list[str]) -> int:
+    """Bytes of memory that `embedder` takes at most, without its workers."""
+    code = (
+        "import resource, sys; from embedder.cli import main; code = main(sys.argv[1:]); "
+        "sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)); sys.exit(code)"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *arguments]
+    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return int(answer.stdout) * 1024
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    with tiny_model() as model:
+        weights = write_weights(model, tmp_path / "tiny.pt")
+    return ["-m", MODEL, "--weights", str(weights), "--device", "cpu", "--workers", "1"]
+
+
+@pytest.mark.slow
+def test_timestamps_of_long_recordings(options: list[str], tmp_path: Path) -> None:
+    taps = ["--taps", "mel,b5,b11,b13,b15,clf1,logits"]  # 120 MB of rows in 30 minutes
+    peaks = {}
+    for minutes in (15, 45):
+        audio = write_wav(tmp_path / f"{minutes}.wav", np.tile(MINUTE, minutes), 8_000)
+        output = tmp_path / f"{minutes}.parquet"
+        peaks[minutes] = peak(
+            ["embed", str(audio), "--timestamps", *taps, "-o", str(output), *options]
+        )
+        assert pq.read_metadata(output).num_rows == minutes * 60 * 20 + 1
+    assert peaks[45] < 1024 * MIB
+    assert peaks[45] - peaks[15] < ALLOWED_GROWTH
+
+
+@pytest.mark.slow
+def test_scenes_of_long_recordings(options: list[str], tmp_path: Path) -> None:
+    peaks = {}
+    for minutes in (5, 30):  # 190 MB more at the model's rate
+        audio = write_wav(tmp_path / f"{minutes}.wav", np.tile(MINUTE, minutes), 8_000)
+        peaks[minutes] = peak(["embed", str(audio), "-o", f"{audio}.parquet", *options])
+    assert peaks[30] < 1024 * MIB
+    assert peaks[30] - peaks[5] < ALLOWED_GROWTH
+
+
+@pytest.mark.slow
+def test_scenes_of_many_files(options: list[str], tmp_path: Path) -> None:
+    peaks = {}
+    for n_files in (40, 300):  # of different lengths; 330 MB more at the model's rate
+        folder = tmp_path / str(n_files)
+        folder.mkdir()
+        for index in range(n_files):
+            write_wav(folder / f"{index}.wav", MINUTE[: 80_000 - index], 8_000)
+        peaks[n_files] = peak(["embed", str(folder), "-o", f"{folder}.parquet", *options])
+    assert peaks[300] < 1024 * MIB
+    assert peaks[300] - peaks[40] < ALLOWED_GROWTH
