@@ -28,6 +28,7 @@ import numpy as np
 
 from embedder.audio import Samples, stream_audio
 from embedder.errors import BadAudio, EmbedderError
+from embedder.threads import available_cores
 
 BLOCK_SECONDS: Final = 10.0
 AHEAD: Final = 8  # blocks a lane holds ready; 10 MB of 10 s at 32 kHz
@@ -83,8 +84,7 @@ def decode_ahead(
 
 def default_workers() -> int:
     """Half of the cores that this process may use, 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(8, max(1, cores // 2))
+    return min(8, max(1, available_cores() // 2))
 
 
 class _Stopped(Exception):
