@@ -1,0 +1,1 @@
+"""The HTTP service: audio in, embeddings and tags out."""

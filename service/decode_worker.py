@@ -1,0 +1,114 @@
+"""The process in which untrusted audio is decoded: `python -m service.decode_worker LIMITS`.
+
+One job after another over stdin and stdout, each a header and a body:
+
+    job      sample rate, length    the encoded audio
+    reply    kind, length           OK: SHA-256 of the samples, then the samples, float32
+                                    FAILED: JSON [error class, message]
+
+Whatever a parser's bug might do here, the process has no memory beyond its limit, can open no
+file and no socket, and its end is one failed job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import resource
+import struct
+import sys
+import wave
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from embedder.audio import load_audio
+from embedder.errors import AudioTooLarge, EmbedderError
+from embedder.libav import DecodeLimits
+
+JOB: Final = struct.Struct("<IQ")
+REPLY: Final = struct.Struct("<BQ")
+READY, OK, FAILED = 0, 1, 2
+SHA256_BYTES: Final = 32
+
+
+def decode(upload: bytes, sample_rate: int, limits: DecodeLimits) -> tuple[int, list[bytes]]:
+    """The kind of the reply and the pieces of its body."""
+    try:
+        samples = np.ascontiguousarray(load_audio(upload, sample_rate, limits), "<f4")
+    except EmbedderError as error:
+        return FAILED, [json.dumps([type(error).__name__, str(error)]).encode()]
+    except MemoryError:
+        message = "decoding takes more memory than there is; send a shorter clip"
+        return FAILED, [json.dumps([AudioTooLarge.__name__, message]).encode()]
+    raw = samples.tobytes()
+    return OK, [hashlib.sha256(raw).digest(), raw]
+
+
+def confine(memory: int) -> None:
+    """Give up what decoding does not need; irreversible."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, lowest_free))
+
+
+def allow_cpu(seconds: float) -> None:
+    """Let the next job use so much processor time; beyond, the kernel ends this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+def rehearse(limits: DecodeLimits) -> None:
+    """Decode once, well and badly: whatever Python loads lazily is loaded before `confine`."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setparams((1, 2, 44_100, 0, "NONE", ""))
+        sound.writeframes(bytes(8_820))
+    for upload in (file.getvalue(), b"no audio at all", b""):
+        decode(upload, 32_000, limits)
+
+
+def serve(jobs: BinaryIO, replies: BinaryIO, limits: DecodeLimits) -> None:
+    """Answer jobs until the other side closes."""
+
+    def reply(kind: int, body: list[bytes]) -> None:
+        replies.write(REPLY.pack(kind, sum(map(len, body))))
+        for piece in body:
+            replies.write(piece)
+        replies.flush()
+
+    reply(READY, [])
+    while len(header := jobs.read(JOB.size)) == JOB.size:
+        sample_rate, length = JOB.unpack(header)
+        upload = jobs.read(length)
+        if len(upload) < length:
+            return
+        if limits.max_wall_seconds is not None:
+            allow_cpu(limits.max_wall_seconds)
+        reply(*decode(upload, sample_rate, limits))
+
+
+def main() -> None:
+    """Run with the limits that the first argument gives as JSON."""
+    given = json.loads(sys.argv[1])
+    memory = given.pop("memory")
+    limits = DecodeLimits(**given)
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints must not reach the replies
+    logging.disable()  # a damaged upload is no event of this server
+    rehearse(limits)
+    confine(memory)
+    serve(sys.stdin.buffer, replies, limits)
+
+
+if __name__ == "__main__":
+    main()

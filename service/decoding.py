@@ -1,0 +1,209 @@
+"""Untrusted bytes to samples, in child processes that may die.
+
+One job at a time each, so that a death has one cause. The event loop only copies bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from asyncio import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
+from embedder.libav import DecodeLimits
+from service.decode_worker import FAILED, JOB, READY, REPLY, SHA256_BYTES
+
+START_SECONDS: Final = 60.0
+GRACE_SECONDS: Final = 2.0  # beyond the decoder's own clock, for a parser that hangs
+_PIPE_BUFFER: Final = 1 << 20
+_ERRORS: Final[dict[str, type[EmbedderError]]] = {
+    error.__name__: error for error in (BadAudio, UnsupportedAudio, AudioTooLarge, BadRequest)
+}
+_log = logging.getLogger(__name__)
+
+
+class DecoderDied(Exception):
+    """The child ended in the middle of a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Samples [S], float32, read-only, and the SHA-256 of their bytes."""
+
+    samples: NDArray[np.float32]
+    sha256: bytes
+
+
+def decoder_version(limits: DecodeLimits) -> str:
+    """All that decides what an upload decodes to, and whether."""
+    return f"av {version('av')} soxr {version('soxr')} {limits}"
+
+
+class Decoder:
+    """One child process."""
+
+    def __init__(self, process: subprocess.Process) -> None:
+        self.process = process
+        self.jobs = 0
+
+    @classmethod
+    async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
+        """A child that has loaded all it needs; it knows nothing of this server's environment."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service.decode_worker"),
+            json.dumps({**asdict(limits), "memory": memory}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=_PIPE_BUFFER,
+            env={
+                "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+                "PATH": os.defpath,
+                "OPENBLAS_NUM_THREADS": "1",
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        decoder = cls(process)
+        try:
+            kind, _ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
+            assert kind == READY
+        except BaseException:
+            await decoder.stop()
+            raise
+        return decoder
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take a job."""
+        return self.process.returncode is None
+
+    async def run(self, upload: bytes, sample_rate: int, seconds: float | None) -> Decoded:
+        """Decode; DecoderDied if the child does not survive it."""
+        self.jobs += 1
+        kind, body = await asyncio.wait_for(self._ask(upload, sample_rate), seconds)
+        if kind == FAILED:
+            name, message = json.loads(body)
+            raise _ERRORS.get(name, BadAudio)(message)
+        samples = np.frombuffer(body, "<f4", offset=SHA256_BYTES)
+        return Decoded(samples, body[:SHA256_BYTES])
+
+    async def stop(self) -> None:
+        """End the child, whatever it does."""
+        if self.alive:
+            self.process.kill()
+        await self.process.wait()
+        assert self.process.stdin
+        self.process.stdin.close()
+
+    async def _ask(self, upload: bytes, sample_rate: int) -> tuple[int, bytes]:
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(JOB.pack(sample_rate, len(upload)))
+            self.process.stdin.write(upload)
+            await self.process.stdin.drain()
+        except ConnectionError as error:
+            raise DecoderDied from error
+        return await self._reply()
+
+    async def _reply(self) -> tuple[int, bytes]:
+        assert self.process.stdout
+        try:
+            kind, length = REPLY.unpack(await self.process.stdout.readexactly(REPLY.size))
+            return kind, await self.process.stdout.readexactly(length)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise DecoderDied from error
+
+
+class DecoderPool:
+    """So many children; each is replaced when it dies, hangs, or has done `max_jobs`."""
+
+    def __init__(self, size: int, limits: DecodeLimits, memory: int, max_jobs: int) -> None:
+        self.limits = limits
+        self._memory = memory
+        self._max_jobs = max_jobs
+        self._size = size
+        # None: a child that is not started yet. The last one used is warm: taken first.
+        self._free: asyncio.LifoQueue[Decoder | None] = asyncio.LifoQueue()
+        self._all: set[Decoder] = set()
+        self._running: set[asyncio.Task[Decoded]] = set()
+
+    async def start(self) -> None:
+        """Start all children."""
+        for decoder in await asyncio.gather(*(self._started() for _ in range(self._size))):
+            self._free.put_nowait(decoder)
+
+    async def close(self) -> None:
+        """End all children; what still runs fails."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*(decoder.stop() for decoder in self._all))
+        self._all.clear()
+
+    async def decode(self, upload: bytes, sample_rate: int) -> Decoded:
+        """Decode and resample.
+
+        A child that dies is replaced and the job tried once more: the first death may have been
+        another's fault (the machine short of memory), the second is this file's.
+
+        Raises
+        ------
+        BadAudio, UnsupportedAudio, AudioTooLarge : as `embedder.audio.load_audio`.
+        """
+        # Shielded: a child cannot be interrupted, and must have finished before its next job.
+        task = asyncio.create_task(self._decode(upload, sample_rate))
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Decoded]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, even if nobody waits any more
+
+    async def _decode(self, upload: bytes, sample_rate: int) -> Decoded:
+        decoder = await self._free.get()
+        try:
+            for _ in range(2):
+                decoder = await self._fit(decoder)
+                try:
+                    seconds = self.limits.max_wall_seconds
+                    limit = None if seconds is None else seconds + GRACE_SECONDS
+                    return await decoder.run(upload, sample_rate, limit)
+                except DecoderDied:
+                    _log.warning("a decoder died (exit status %s)", decoder.process.returncode)
+                    await self._stop(decoder)
+                except (asyncio.TimeoutError, asyncio.CancelledError) as error:
+                    await self._stop(decoder)
+                    if isinstance(error, asyncio.CancelledError):
+                        raise
+                    raise AudioTooLarge(f"not decoded within {seconds} s") from error
+            raise BadAudio("this file crashes the decoder; convert it to WAV or FLAC")
+        finally:
+            self._free.put_nowait(decoder)
+
+    async def _fit(self, decoder: Decoder | None) -> Decoder:
+        """This child, or a fresh one in its place."""
+        if decoder is not None and decoder.alive and decoder.jobs < self._max_jobs:
+            return decoder
+        if decoder is not None:
+            await self._stop(decoder)
+        return await self._started()
+
+    async def _started(self) -> Decoder:
+        decoder = await Decoder.start(self.limits, self._memory)
+        self._all.add(decoder)
+        return decoder
+
+    async def _stop(self, decoder: Decoder) -> None:
+        await decoder.stop()
+        self._all.discard(decoder)

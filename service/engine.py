@@ -1,0 +1,194 @@
+"""From an upload to an answer: cached, or decoded, cut into windows, batched and joined.
+
+Axes: S samples, n windows, W samples a window, D values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedder.audio import HTTP_LIMITS
+from embedder.errors import BadRequest
+from embedder.windows import cut
+from service import cache
+from service.cache import Cache, Unavailable
+from service.decoding import Decoded, DecoderPool, decoder_version
+from service.errors import TooMuchWork
+from service.flights import Flights
+from service.limits import Memory, Places
+from service.metrics import Metrics
+from service.models import Models
+from service.settings import Settings
+from service.tasks import Answer, CacheState, ResolvedTask, Task, Upload
+
+_HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
+_PCM: Final = struct.Struct("<32sQ")  # SHA-256 and number of samples
+_SAMPLE_BYTES: Final = 4
+
+
+class Engine:
+    """All that requests share."""
+
+    def __init__(self, settings: Settings, models: Models, store: Cache, metrics: Metrics) -> None:
+        limits = replace(
+            HTTP_LIMITS,
+            max_seconds=settings.max_seconds,
+            max_bytes=settings.max_bytes,
+            max_wall_seconds=settings.max_decode_seconds,
+        )
+        self.settings = settings
+        self.models = models
+        self.cache = store
+        self.decoders = DecoderPool(
+            settings.decode_workers, limits, settings.decode_memory, settings.decode_jobs
+        )
+        self.uploads = Memory(settings.max_memory)
+        self.places = Places(settings.max_requests, self._backlog_seconds)
+        self._audio = Memory(settings.max_memory)
+        self._metrics = metrics
+        self._decoder = decoder_version(limits)
+        self._flights: Flights[Answer] = Flights()
+
+    async def prepare(self, data: bytes, model: str | None, task: Task) -> Upload:
+        """Check what can be checked before any work is done."""
+        served = await self.models.get(model)
+        longest = self.settings.max_window_ms
+        if task.window_ms is not None and task.window_ms > longest:
+            raise BadRequest(f"window_ms is {task.window_ms:g}; choose up to {longest:g}")
+        if len(data) <= _HASH_ON_LOOP:
+            hashed = hashlib.sha256(data)
+        else:
+            hashed = await asyncio.to_thread(hashlib.sha256, data)
+        return Upload(data, hashed.digest(), served, task.resolved(served))
+
+    async def answer(self, data: bytes, model: str | None, task: Task) -> Answer:
+        """From the cache, or computed."""
+        upload = await self.prepare(data, model, task)
+        found = await self.find(upload)
+        return found if isinstance(found, Answer) else await self.compute(upload, found)
+
+    async def find(self, upload: Upload) -> Answer | CacheState:
+        """The answer from the cache, or how the cache did not have it."""
+        found = await self._find(upload)
+        self._metrics.lookup(found.cache if isinstance(found, Answer) else found)
+        return found
+
+    async def _find(self, upload: Upload) -> Answer | CacheState:
+        try:
+            pcm = cache.decode(await self.cache.get(self._upload_key(upload)) or b"")
+            if pcm is None or pcm.nbytes != _PCM.size:
+                return "miss"
+            sha256, samples = _PCM.unpack(pcm.tobytes())
+            values = cache.decode(await self.cache.get(_result_key(sha256, upload)) or b"")
+        except Unavailable:
+            return "bypass"
+        if values is None or values.dtype != np.float32:
+            return "miss"
+        return Answer(upload.served, upload.task, values, samples, "hit")
+
+    async def compute(self, upload: Upload, state: CacheState) -> Answer:
+        """The answer by decoding and inference; identical uploads at one time share one."""
+        key = (upload.sha256, upload.served.identity, upload.task)
+        return await self._flights.join(key, lambda: self._compute(upload, state))
+
+    async def _compute(self, upload: Upload, state: CacheState) -> Answer:
+        rate = upload.served.model.sample_rate
+        # As much as this audio could take, until it is known how much it does.
+        held = round(self.settings.max_seconds * rate) * _SAMPLE_BYTES
+        with self.places.take(), upload.served.batcher.expecting() as arrived:
+            await self._audio.wait(held)
+            try:
+                started = time.perf_counter()
+                decoded = await self.decoders.decode(upload.data, rate)
+                held, spare = decoded.samples.nbytes, held - decoded.samples.nbytes
+                self._audio.give_back(spare)
+                self._check_work(upload.task, decoded.samples.size, rate)
+                arrived()
+                at = time.perf_counter()
+                values = await self._infer(decoded.samples, upload)
+            finally:
+                self._audio.give_back(held)
+        self._remember(upload, decoded, values)
+        timings = {"decode": at - started, "infer": time.perf_counter() - at}
+        for stage, seconds in timings.items():
+            self._metrics.stage(stage, seconds)
+        samples = decoded.samples.size
+        return Answer(upload.served, upload.task, values, samples, state, timings)
+
+    async def _infer(self, samples: NDArray[np.float32], upload: Upload) -> NDArray[np.float32]:
+        """[S] -> [D], or [n, D] for timestamps."""
+        batcher, task = upload.served.batcher, upload.task
+        wanted = tuple(dict.fromkeys(task.taps))
+        rows: list[NDArray[np.float32]] = []
+        total: NDArray[np.float64] | None = None
+        count = 0
+        async for windows in _windows(samples, task, batcher.limits.max_samples):
+            features = await batcher.submit(windows, wanted)
+            joined = np.concatenate([features[tap] for tap in task.taps], axis=1)  # n D
+            if task.asked.kind == "timestamps":
+                rows.append(joined)
+            else:
+                part = joined.sum(0, dtype=np.float64)
+                total = part if total is None else total + part
+                count += len(joined)
+        if total is None:
+            return np.concatenate(rows)
+        return (total / count).astype(np.float32)
+
+    def _check_work(self, task: ResolvedTask, samples: int, sample_rate: int) -> None:
+        count = task.plan.n_windows(samples)
+        width = samples if task.whole(samples) else task.plan.window
+        seconds = count * width / sample_rate
+        if count > self.settings.max_windows or seconds > self.settings.max_windows_seconds:
+            raise TooMuchWork(
+                f"{count:,} windows of together {seconds:,.0f} s; this server computes up to "
+                f"{self.settings.max_windows:,} and {self.settings.max_windows_seconds:,.0f} s: "
+                "use a larger hop_ms or a shorter clip"
+            )
+
+    def _remember(self, upload: Upload, decoded: Decoded, values: NDArray[np.float32]) -> None:
+        pcm = np.frombuffer(_PCM.pack(decoded.sha256, decoded.samples.size), np.uint8)
+        if values.nbytes <= self.settings.cache_value_bytes:
+            self.cache.put(self._upload_key(upload), cache.encode(pcm))
+            self.cache.put(_result_key(decoded.sha256, upload), cache.encode(values))
+
+    def _upload_key(self, upload: Upload) -> str:
+        return cache.upload_key(upload.sha256, self._decoder, upload.served.model.sample_rate)
+
+    def _backlog_seconds(self) -> float:
+        served = self.models.loaded.values()
+        return max((one.batcher.backlog_seconds for one in served), default=1.0)
+
+
+async def _windows(
+    samples: NDArray[np.float32], task: ResolvedTask, batch_samples: int
+) -> AsyncIterator[Tensor]:
+    """The windows of a clip [S], some [n, W] at a time, each small enough for one batch."""
+    wave = torch.tensor(samples)[None]  # a copy: torch takes no read-only array
+    if task.whole(samples.size):
+        yield wave
+        return
+    groups = cut(iter(torch.split(wave, batch_samples, dim=1)), task.plan, batch_samples)
+    while (group := await asyncio.to_thread(_next, groups)) is not None:
+        yield group[0]
+
+
+def _next(groups: Iterator[Tensor]) -> Tensor | None:
+    return next(groups, None)
+
+
+def _result_key(pcm_sha256: bytes, upload: Upload) -> str:
+    asked = upload.task.asked
+    task = (asked.output, asked.kind, asked.window_ms, asked.hop_ms, *upload.task.taps)
+    return cache.result_key(pcm_sha256, upload.served.identity, task)

@@ -1,0 +1,190 @@
+"""Errors of the service itself, and the one place that knows HTTP statuses.
+
+Every error leaves as RFC 9457 problem JSON with a stable `code`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from embedder.errors import (
+    AudioTooLarge,
+    BadAudio,
+    BadRequest,
+    DownloadFailed,
+    EmbedderError,
+    UnknownModel,
+    UnknownTap,
+    UnsupportedAudio,
+    WeightsError,
+    WeightsMismatch,
+    WeightsNotFound,
+)
+
+PROBLEM: Final = "application/problem+json"
+_log = logging.getLogger(__name__)
+
+
+class ServiceError(EmbedderError):
+    """Base of what only a server can answer; `headers` go with the response."""
+
+    code = "service_error"
+
+    def __init__(self, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.headers = dict(headers or {})
+
+
+class Unauthorized(ServiceError):
+    """No API key, or a wrong one."""
+
+    code = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "send the API key as 'Authorization: Bearer KEY'", {"www-authenticate": "Bearer"}
+        )
+
+
+class NotAcceptable(ServiceError):
+    """None of the formats that the client accepts can be made."""
+
+    code = "not_acceptable"
+
+
+class BodyTimeout(ServiceError):
+    """The request's body did not arrive in time."""
+
+    code = "body_timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the body did not arrive within {seconds:g} s; send a smaller file")
+
+
+class BodyTooLarge(ServiceError):
+    """The request's body is larger than this server accepts."""
+
+    code = "body_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body exceeds {limit:,} bytes; send a smaller file")
+
+
+class TooMuchWork(ServiceError):
+    """More windows than this server computes for one request."""
+
+    code = "too_much_work"
+
+
+class Overloaded(ServiceError):
+    """Too many requests wait already; the same request will succeed later."""
+
+    code = "overloaded"
+
+    def __init__(self, retry_after: float) -> None:
+        seconds = str(min(60, max(1, round(retry_after))))
+        super().__init__(
+            f"the server is busy; send this request again in {seconds} s", {"retry-after": seconds}
+        )
+
+
+class NotReady(ServiceError):
+    """Starting or stopping: this server takes no requests now."""
+
+    code = "not_ready"
+
+    def __init__(self, reason: str, retry_after: int = 5) -> None:
+        super().__init__(reason, {"retry-after": str(retry_after)})
+
+
+class NonFiniteResult(ServiceError):
+    """The model made NaN or Inf of this audio; such a result is never sent or cached."""
+
+    code = "non_finite_result"
+
+    def __init__(self) -> None:
+        super().__init__("the model gives no finite result for this audio; scale it to [-1, 1]")
+
+
+STATUS: Final[Mapping[type[EmbedderError], HTTPStatus]] = {
+    EmbedderError: HTTPStatus.BAD_REQUEST,
+    BadAudio: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnsupportedAudio: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    AudioTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BadRequest: HTTPStatus.BAD_REQUEST,
+    UnknownModel: HTTPStatus.NOT_FOUND,
+    UnknownTap: HTTPStatus.BAD_REQUEST,
+    WeightsError: HTTPStatus.SERVICE_UNAVAILABLE,
+    WeightsNotFound: HTTPStatus.SERVICE_UNAVAILABLE,
+    WeightsMismatch: HTTPStatus.SERVICE_UNAVAILABLE,
+    DownloadFailed: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
+    BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooMuchWork: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    NonFiniteResult: HTTPStatus.UNPROCESSABLE_ENTITY,
+}
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **extensions: Any,
+) -> Response:
+    """A problem document (RFC 9457); `type` is about:blank, so `title` is the status's phrase."""
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "code": code}
+    content = orjson.dumps({**body, "detail": detail, **extensions})
+    return Response(content, status, dict(headers or {}), PROBLEM)
+
+
+async def on_embedder_error(_: Request, error: Exception) -> Response:
+    """Whatever a caller can cause, and what the server lacks."""
+    assert isinstance(error, EmbedderError)
+    status = STATUS[type(error)]
+    detail, headers = str(error), getattr(error, "headers", None)
+    if isinstance(error, WeightsError):  # its message names paths of this machine
+        _log.error("%s", error)
+        detail = "this model cannot be loaded here at present; the server's log says why"
+    return problem(status, error.code, detail, headers)
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    """No such path, wrong method, malformed multipart, ..."""
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return problem(error.status_code, code, str(error.detail), error.headers)
+
+
+async def on_invalid_request(_: Request, error: Exception) -> Response:
+    """A parameter or a JSON body that does not fit its schema."""
+    assert isinstance(error, RequestValidationError)
+    faults = [
+        {"where": ".".join(map(str, fault["loc"])), "what": fault["msg"]}
+        for fault in error.errors()
+    ]
+    detail = "; ".join(f"{fault['where']}: {fault['what']}" for fault in faults[:5])
+    if any(fault["type"] == "json_invalid" for fault in error.errors()):
+        return problem(HTTPStatus.BAD_REQUEST, "invalid_json", detail)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=faults)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of this application with a problem document."""
+    app.add_exception_handler(EmbedderError, on_embedder_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)

@@ -1,0 +1,136 @@
+"""Around every request: the body's limits, time, and the end of whatever went wrong.
+
+Plain ASGI, because Starlette's BaseHTTPMiddleware costs as much as a cache hit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from anyio import fail_after, move_on_after
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from embedder.errors import EmbedderError
+from service.errors import BodyTimeout, BodyTooLarge, problem
+from service.limits import Memory
+from service.metrics import Metrics
+
+TIMINGS: Final = "embedder.timings"  # {stage: seconds} in the scope, for Server-Timing
+DRAIN_BYTES: Final = 1 << 20
+DRAIN_SECONDS: Final = 2.0
+_GONE: Final = 499  # as nginx counts clients that hung up
+_log = logging.getLogger(__name__)
+
+
+class Body:
+    """Receives one body within a size, a time and the memory that all bodies share."""
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int, seconds: float) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._announced, chunked = _framing(scope)
+        self.complete = not self._announced and not chunked
+        self._ended = False  # the empty body of a GET ends with a message too
+        self.size = 0
+
+    async def receive(self, memory: Memory) -> Message:
+        """The next message of the body; after its end, whatever comes."""
+        if self._ended:
+            return await self._receive()
+        if self._announced > self._limit:
+            raise BodyTooLarge(self._limit)
+        try:
+            with fail_after(self._deadline - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise BodyTimeout(self._seconds) from error
+        chunk = len(message.get("body", b""))
+        if self.size + chunk > self._limit:
+            raise BodyTooLarge(self._limit)
+        memory.take(chunk)
+        self.size += chunk
+        self._ended = self.complete = not message.get("more_body", False)
+        return message
+
+    async def drain(self, memory: Memory) -> None:
+        """Before an answer that does not need the body: take a short one in nevertheless.
+
+        Closing a connection on a client that still sends would take the answer from it.
+        """
+        with contextlib.suppress(EmbedderError), move_on_after(DRAIN_SECONDS):
+            while not self.complete and max(self.size, self._announced) <= DRAIN_BYTES:
+                await self.receive(memory)
+
+
+class Guard:
+    """The outermost layer of the application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        memory: Memory,
+        metrics: Metrics,
+        body_limit: Callable[[str], int],
+        body_seconds: float,
+    ) -> None:
+        self._app = app
+        self._memory = memory
+        self._metrics = metrics
+        self._body_limit = body_limit
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        body = Body(scope, receive, self._body_limit(scope["path"]), self._body_seconds)
+        timings: dict[str, float] = {}
+        scope[TIMINGS] = timings
+        status = 0
+
+        async def timed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                await body.drain(self._memory)
+                value = server_timing({**timings, "total": time.perf_counter() - started})
+                message["headers"] = [*message["headers"], (b"server-timing", value)]
+                if not body.complete:  # what is still to come is nobody's request
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            await self._app(scope, lambda: body.receive(self._memory), timed_send)
+        except ClientDisconnect:
+            status = status or _GONE
+        except Exception:
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if status:
+                raise
+            bug = problem(500, "internal_error", "an error of this server; its log says more")
+            await bug(scope, receive, timed_send)
+        finally:
+            self._memory.give_back(body.size)
+            route = getattr(scope.get("route"), "path", "other")
+            seconds = time.perf_counter() - started
+            self._metrics.request(route, scope["method"], status or _GONE, seconds)
+
+
+def server_timing(timings: dict[str, float]) -> bytes:
+    """The header's value: stages in milliseconds."""
+    return ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in timings.items()).encode()
+
+
+def _framing(scope: Scope) -> tuple[int, bool]:
+    """Content-Length, and whether the body is chunked instead."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0, b"transfer-encoding" in headers

@@ -1,0 +1,207 @@
+"""Which models are served, and what it takes to have them: load, warm up, batch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from embedder.errors import UnknownModel
+from embedder.model import TAGS, AudioEmbedder
+from embedder.zoo import ModelSpec, lookup
+from service.batching import Batcher, BatchLimits
+from service.flights import Flights
+from service.settings import Settings
+
+# Raise when a model's numbers change for the same weights and engine.
+NUMERICS_VERSION: Final = 1
+_CPU_BATCH_SECONDS: Final = 40.0  # two to four clips of 10 s are fastest; caches overflow beyond
+_GPU_BATCH_SECONDS: Final = 320.0
+_RETRY_SECONDS: Final = 10.0
+_log = logging.getLogger(__name__)
+
+
+class WindowModel(Protocol):
+    """What the service needs of a model; `embedder.AudioEmbedder` is one."""
+
+    name: str
+    spec: ModelSpec
+    labels: tuple[str, ...]
+    taps: tuple[str, ...]
+    weights_sha256: str
+
+    @property
+    def sample_rate(self) -> int:
+        """Hertz."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def engine(self) -> str:
+        """What computes, as far as it decides the numbers."""
+
+    def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+        """These features in this order, or UnknownTap."""
+
+    def window_features(self, batch: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
+        """[N, W] -> {tap: [N, size]}; "tags" names the labels' probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model at work. `identity` is all that decides its numbers, for cache keys."""
+
+    model: WindowModel
+    batcher: Batcher
+    identity: tuple[str, ...]
+
+
+class Models:
+    """The models of one server. The default is loaded at the start, others at their first use."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loaded: Mapping[str, WindowModel] | None = None,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._given = loaded
+        self._observe = observe
+        self._sources = (
+            {_served_name(source): source for source in (settings.model, *settings.models)}
+            if loaded is None
+            else {name: name for name in loaded}
+        )
+        self.default = next(iter(self._sources))
+        self._served: dict[str, Served] = {}
+        self._loading: Flights[Served] = Flights()
+        self._executors: dict[torch.device, ThreadPoolExecutor] = {}
+        self._starting: asyncio.Task[None] | None = None
+        self.failure = ""
+
+    def start(self) -> None:
+        """Begin to load the default model."""
+        self._starting = asyncio.create_task(self._load_default())
+
+    async def close(self) -> None:
+        """Finish the batches in progress and fail what waits."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
+        await asyncio.gather(*(served.batcher.close() for served in self._served.values()))
+        for executor in self._executors.values():
+            executor.shutdown()
+
+    @property
+    def names(self) -> list[str]:
+        """Every model that may be asked for, the default first."""
+        return list(self._sources)
+
+    @property
+    def loaded(self) -> dict[str, Served]:
+        """Those that are at work."""
+        return self._served
+
+    @property
+    def ready(self) -> bool:
+        """The default model has made a forward pass, and every batcher is at work."""
+        return self.default in self._served and all(
+            served.batcher.alive for served in self._served.values()
+        )
+
+    async def get(self, name: str | None) -> Served:
+        """A model at work, the default without a name.
+
+        Raises
+        ------
+        UnknownModel : not served here.
+        WeightsError : this model's checkpoint cannot be had.
+        """
+        name = name or self.default
+        if name not in self._sources:
+            raise UnknownModel(name, self._sources)
+        if name in self._served:
+            return self._served[name]
+        return await self._loading.join(name, lambda: self._load(name))
+
+    async def _load_default(self) -> None:
+        """Load the default model; until it can be had, say why and try again."""
+        while not await self._try_default():
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _try_default(self) -> bool:
+        try:
+            await self._load(self.default)
+        except Exception as error:
+            _log.error("cannot load %s: %s", self.default, error)
+            self.failure = "the default model cannot be loaded; the server's log says why"
+            return False
+        return True
+
+    async def _load(self, name: str) -> Served:
+        model = await asyncio.to_thread(self._read, name)
+        limits = self._batch_limits(model)
+        executor = self._executors.setdefault(
+            model.device, ThreadPoolExecutor(1, f"device-{model.device}")
+        )
+        batcher = Batcher(model.window_features, executor, limits, self._observe)
+        batcher.start()
+        try:
+            second = torch.zeros(1, model.sample_rate)
+            await batcher.submit(second, (*model.taps, TAGS))
+        except BaseException:
+            await batcher.close()
+            raise
+        served = Served(model, batcher, identity(model))
+        self._served[name] = served
+        _log.info("serving %s on %s", name, model.device)
+        return served
+
+    def _read(self, name: str) -> WindowModel:
+        source = self._sources[name]
+        if self._given is not None:
+            return self._given[source]
+        settings = self._settings
+        torch.set_num_threads(settings.threads)
+        weights = settings.weights if name == self.default else None
+        return AudioEmbedder.load(source, weights=weights, device=settings.device)
+
+    def _batch_limits(self, model: WindowModel) -> BatchLimits:
+        settings = self._settings
+        on_cpu = model.device.type == "cpu"
+        seconds = settings.max_batch_seconds or (
+            _CPU_BATCH_SECONDS if on_cpu else _GPU_BATCH_SECONDS
+        )
+        return BatchLimits(
+            max_samples=round(seconds * model.sample_rate),
+            max_wait=settings.max_wait_ms / 1000,
+            max_queue=settings.max_requests,
+        )
+
+
+def identity(model: WindowModel) -> tuple[str, ...]:
+    """All that decides a model's numbers. Random weights have no hash: they are like no other."""
+    weights = model.weights_sha256 or f"random {secrets.token_hex(16)}"
+    front_end = json.dumps(asdict(model.spec.mel), sort_keys=True)
+    network = repr(model.spec.network)
+    return (model.name, weights, front_end, network, model.engine, str(NUMERICS_VERSION))
+
+
+def _served_name(source: str) -> str:
+    """A zoo name, or the stem of a self-describing checkpoint's path."""
+    if source.endswith(".safetensors"):
+        return Path(source).stem
+    lookup(source)
+    return source

@@ -1,0 +1,48 @@
+"""Which of our formats a client accepts (RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from service.errors import NotAcceptable
+
+JSON: Final = "application/json"
+NPY: Final = "application/x-npy"
+NPZ: Final = "application/x-npz"
+FORMATS: Final = (JSON, NPY, NPZ)  # the server's preference
+
+
+def best_format(accept: str | None) -> str:
+    """The format this Accept header likes best; NotAcceptable if it accepts none of ours."""
+    if accept in (None, "", "*/*", JSON):
+        return JSON
+    assert accept is not None
+    ranges = [_range(part) for part in accept.split(",") if part.strip()]
+    quality, best = max(
+        ((_quality(offer, ranges), offer) for offer in FORMATS), key=lambda found: found[0]
+    )
+    if quality <= 0:
+        raise NotAcceptable(f"cannot make {accept!r}; accept {', '.join(FORMATS)}")
+    return best
+
+
+def _range(part: str) -> tuple[str, float]:
+    name, *parameters = (piece.strip() for piece in part.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                quality = 0.0
+    return name.lower(), quality
+
+
+def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
+    """By the most specific range that names the offer."""
+    for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
+        for candidate, quality in ranges:
+            if candidate == name:
+                return quality
+    return 0.0

@@ -1,0 +1,114 @@
+"""Every knob of the server, read once from the environment (EMBEDDER_...) by `create_app`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    RedisDsn,
+    SecretStr,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from embedder.threads import available_cores
+from embedder.zoo import DEFAULT_MODEL
+
+MiB: Final = 1 << 20
+
+
+class Settings(BaseSettings):
+    """One value for the whole life of a server. Field `x` is the variable EMBEDDER_X."""
+
+    model_config = SettingsConfigDict(env_prefix="EMBEDDER_", frozen=True, extra="ignore")
+
+    # Where
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    workers: PositiveInt = Field(
+        default=1, description="Server processes, each with its own models."
+    )
+    root_path: str = Field(default="", description="Path prefix that a proxy in front strips.")
+    api_key: SecretStr | None = Field(
+        default=None, description="Asked for as a bearer token, if set."
+    )
+
+    # Models
+    model: str = Field(
+        default=DEFAULT_MODEL, description="Default model: a zoo name or a .safetensors."
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Further models, separated by commas, each loaded at its first use."
+    )
+    weights: Path | None = Field(default=None, description="Checkpoint of the default model.")
+    device: str = "auto"
+    threads: PositiveInt = Field(
+        default_factory=available_cores, description="CPU threads of one forward pass."
+    )
+
+    # Limits of one request
+    max_bytes: PositiveInt = Field(default=50_000_000, description="Encoded audio.")
+    max_json_bytes: PositiveInt = Field(default=20_000_000, description="Body of /v1/embeddings.")
+    max_inputs: PositiveInt = Field(default=32, description="Clips in one /v1/embeddings request.")
+    max_seconds: PositiveFloat = Field(default=600, description="Decoded audio.")
+    max_decode_seconds: PositiveFloat = Field(
+        default=10, description="Time that decoding may take."
+    )
+    max_window_ms: PositiveFloat = 60_000
+    max_windows: PositiveInt = 20_000
+    max_windows_seconds: PositiveFloat = Field(
+        default=3_600, description="Sum of all windows: what the network has to compute."
+    )
+    body_seconds: PositiveFloat = Field(
+        default=60, description="Time in which a body must have arrived."
+    )
+
+    drain_seconds: PositiveFloat = Field(
+        default=30, description="Time to finish after a signal to stop."
+    )
+
+    # Limits of all requests together
+    max_requests: PositiveInt = Field(
+        default=256, description="Being decoded or waiting for the network; beyond: 429."
+    )
+    max_memory: PositiveInt = Field(
+        default=1024 * MiB,
+        description="Bytes of uploads and of decoded audio held, each; beyond: 429.",
+    )
+
+    # Batching: longer waits make fuller batches; lone requests never wait.
+    max_batch_seconds: PositiveFloat | None = Field(
+        default=None,
+        description="Audio in one batch; default 40 on CPU, where more is slower, else 320.",
+    )
+    max_wait_ms: float = Field(default=4.0, ge=0)
+
+    # Decoding
+    decode_workers: PositiveInt = Field(default_factory=lambda: min(4, available_cores()))
+    decode_memory: PositiveInt = Field(
+        default=1536 * MiB, description="Address space of one decoder."
+    )
+    decode_jobs: PositiveInt = Field(
+        default=1000, description="A decoder is replaced after so many."
+    )
+
+    # Cache
+    cache_bytes: NonNegativeInt = Field(default=256 * MiB, description="In-process cache; 0: none.")
+    cache_value_bytes: PositiveInt = Field(
+        default=4 * MiB, description="Larger results are not cached."
+    )
+    redis_url: RedisDsn | None = Field(default=None, description="Cache there, not in the process.")
+    redis_timeout_ms: float = Field(default=100, gt=0, le=1000)
+    cache_ttl_seconds: PositiveInt = Field(default=7 * 24 * 3600, description="In redis, +-10 %.")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value

@@ -1,0 +1,71 @@
+"""What the routes of one application share."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from service.cache import Cache, MemoryCache, NoCache
+from service.engine import Engine
+from service.errors import NotReady, Unauthorized
+from service.metrics import Metrics
+from service.models import Models
+from service.redis_cache import RedisCache
+from service.settings import Settings
+
+
+@dataclass
+class Service:
+    """One server. `draining`: it finishes what it has, and takes nothing new."""
+
+    settings: Settings
+    metrics: Metrics
+    models: Models
+    engine: Engine
+    draining: bool = False
+
+    async def start(self) -> None:
+        """Start the decoders and begin to load the default model."""
+        self.models.start()
+        await self.engine.decoders.start()
+
+    async def close(self) -> None:
+        """Fail what waits, end all helpers."""
+        self.draining = True
+        await self.models.close()
+        await self.engine.decoders.close()
+        await self.engine.cache.close()
+
+    def check_ready(self) -> None:
+        """NotReady unless a request would be served now."""
+        if self.draining:
+            raise NotReady("the server is stopping; ask another one")
+        if not self.models.ready:
+            raise NotReady(self.models.failure or "the model is being loaded")
+
+
+def make_cache(settings: Settings) -> Cache:
+    """Redis where a URL is set, else this process's memory, else none."""
+    if settings.redis_url is not None:
+        timeout = settings.redis_timeout_ms / 1000
+        return RedisCache(str(settings.redis_url), timeout, settings.cache_ttl_seconds)
+    return MemoryCache(settings.cache_bytes) if settings.cache_bytes else NoCache()
+
+
+def service_of(request: Request) -> Service:
+    """The server that this request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def require_key(request: Request) -> None:
+    """Unauthorized without the API key, where one is set."""
+    key = service_of(request).settings.api_key
+    if key is None:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    expected = key.get_secret_value().encode()
+    if scheme.lower() != "bearer" or not secrets.compare_digest(given.encode(), expected):
+        raise Unauthorized

@@ -1,0 +1,126 @@
+"""The pool of decoding processes, by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from embedder.audio import HTTP_LIMITS
+from embedder.errors import AudioTooLarge, BadAudio
+from service.decoding import DecoderPool
+from tests.service_kit import RATE, decoder_pids, eventually, wav
+
+pytestmark = pytest.mark.anyio
+CLIP = wav(RATE)
+MEMORY = 1 << 30
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_killed_child_is_replaced_and_the_job_done_nevertheless() -> None:
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+    await pool.start()
+    try:
+        (pid,) = decoder_pids(pool)
+        os.kill(pid, signal.SIGSTOP)
+        job = asyncio.ensure_future(pool.decode(CLIP, RATE))
+        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        os.kill(pid, signal.SIGKILL)
+        assert (await job).samples.size == RATE
+        assert decoder_pids(pool) != [pid]
+    finally:
+        await pool.close()
+
+
+async def test_a_file_that_kills_its_decoder_twice_is_to_blame() -> None:
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+    await pool.start()
+    killed: set[int] = set()
+
+    async def executioner() -> None:
+        while True:
+            for decoder in pool._all:
+                if decoder.jobs and decoder.process.pid not in killed:
+                    os.kill(decoder.process.pid, signal.SIGKILL)
+                    killed.add(decoder.process.pid)
+            await asyncio.sleep(0)
+
+    killer = asyncio.ensure_future(executioner())
+    try:
+        long = wav(200 * RATE)
+        with pytest.raises(BadAudio, match="crashes"):
+            await pool.decode(long, RATE)
+        assert len(killed) == 2
+        killer.cancel()
+        assert (await pool.decode(CLIP, RATE)).samples.size == RATE
+    finally:
+        killer.cancel()
+        await pool.close()
+
+
+async def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.decoding.GRACE_SECONDS", -9.9)
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+    await pool.start()
+    try:
+        (pid,) = decoder_pids(pool)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(AudioTooLarge, match="not decoded"):
+            await pool.decode(CLIP, RATE)
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        await pool.close()
+
+
+async def test_a_child_is_replaced_after_its_jobs() -> None:
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 2)
+    await pool.start()
+    try:
+        pids = []
+        for _ in range(4):
+            await pool.decode(CLIP, RATE)
+            pids += decoder_pids(pool)
+        assert pids[0] == pids[1] != pids[2] == pids[3]
+    finally:
+        await pool.close()
+
+
+async def test_a_child_knows_no_torch_no_secret_and_opens_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EMBEDDER_API_KEY", "sesame")
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+    await pool.start()
+    try:
+        (pid,) = decoder_pids(pool)
+        home = Path(f"/proc/{pid}")
+        assert "libtorch" not in (home / "maps").read_text()
+        assert b"sesame" not in (home / "environ").read_bytes()
+        limits = {
+            line[:25].strip(): line[26:].split()[0]
+            for line in (home / "limits").read_text().splitlines()
+        }
+        opened = len(list((home / "fd").iterdir()))
+        assert int(limits["Max open files"]) <= opened
+        assert limits["Max address space"] == str(MEMORY)
+        assert limits["Max file size"] == limits["Max core file size"] == "0"
+    finally:
+        await pool.close()
+
+
+async def test_too_little_memory_is_the_clips_size_not_a_crash() -> None:
+    pool = DecoderPool(1, HTTP_LIMITS, 300 << 20, 100)
+    await pool.start()
+    try:
+        with pytest.raises((AudioTooLarge, BadAudio)):
+            await pool.decode(wav(599 * 8000, rate=8000), 96_000)
+        assert (await pool.decode(CLIP, RATE)).samples.size == RATE
+    finally:
+        await pool.close()
