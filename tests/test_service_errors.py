@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from embedder.errors import EmbedderError, WeightsNotFound
+from embedder.threads import available_cores
 from service.__main__ import serve
 from service.app import create_app
 from service.errors import STATUS
-from service.settings import Settings, available_cpus
+from service.settings import Settings
 from tests.service_kit import (
     RATE,
     FakeModel,
@@ -235,4 +236,4 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     found = Settings()
     assert (found.model, found.models) == ("mn10_as", ("mn04_as", "mn05_as"))
     assert "sesame" not in repr(found)
-    assert found.threads == available_cpus() >= 1
+    assert found.threads == available_cores() >= 1
