@@ -1,7 +1,7 @@
 """General-purpose audio embeddings and tags from efficient CNNs.
 
 >>> from embedder import AudioEmbedder, load_audio
->>> model = AudioEmbedder.load("mn04_as")
+>>> model = AudioEmbedder.load("sprout04")
 >>> model.scene(load_audio("dog.wav", model.sample_rate))
 """
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
+import torch
 from torch import Tensor, nn
 
 Activation = Literal["relu", "hardswish"]
@@ -42,6 +43,12 @@ class BlockConfig:
     activation: Activation
     stride: tuple[int, int]  # frequency, time
     dilation: int = 1
+
+
+def tracing() -> bool:
+    """Whether a graph is being recorded, which has to hold for other sizes too."""
+    recorded: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return recorded or torch.compiler.is_compiling()
 
 
 class Constants(nn.Module):

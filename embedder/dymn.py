@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,20 @@ from embedder.blocks import (
     InvertedResidual,
     batch_norm,
     round_channels,
+    tracing,
 )
 from embedder.dynamic import (
+    Affine,
     ContextGenerator,
-    DynamicConv,
+    DynamicDepthwise,
+    DynamicPointwise,
     DynamicReLU,
     KernelAttention,
     StaticActivation,
     StaticConv,
+    affine,
     context_size,
+    join,
 )
 from embedder.heads import MLPHead
 from embedder.mn import (
@@ -65,6 +70,25 @@ class TemperatureSchedule:
         return self.start + (self.end - self.start) * progress
 
 
+class Dynamics(NamedTuple):
+    """All that a block's context decides, with the batch as first axis."""
+
+    expand: Tensor
+    depth: Tensor
+    activate: Tensor
+    project: Tensor
+    gate_f: Tensor  # B C f 1
+    gate_t: Tensor  # B C 1 t
+
+
+class Norms(NamedTuple):
+    """The block's BatchNorms where convolutions do their work; None where they run, in training."""
+
+    expand: Affine | None
+    depth: Affine | None
+    project: Affine | None
+
+
 class DynamicBlock(nn.Module):
     """Expand, depthwise, attend, project, all of them dynamic (Fig. 1)."""
 
@@ -76,19 +100,17 @@ class DynamicBlock(nn.Module):
         self.expands = block.expanded != block.in_channels
         self.attends = config.coordinate_attention
         if self.expands:
-            self.exp_conv = _conv(block.in_channels, block.expanded, size, config)
+            self.exp_conv = _pointwise(config, size, (block.in_channels, block.expanded))
             self.exp_norm = batch_norm(block.expanded)
             self.exp_act = ACTIVATIONS[block.activation]()
-        self.depth_conv = _conv(
-            block.expanded, block.expanded, size, config, kernel=block.kernel, stride=block.stride
-        )
+        self.depth_conv = _depthwise(config, size, block)
         self.depth_norm = batch_norm(block.expanded)
         self.depth_act: DynamicReLU | StaticActivation = (
             DynamicReLU(block.expanded, size, config)
             if config.dynamic_relu
             else StaticActivation(ACTIVATIONS[block.activation]())
         )
-        self.proj_conv = _conv(block.expanded, block.out_channels, size, config)
+        self.proj_conv = _pointwise(config, size, (block.expanded, block.out_channels))
         self.proj_norm = batch_norm(block.out_channels)
         self.context_gen = ContextGenerator(size, block)
 
@@ -96,65 +118,66 @@ class DynamicBlock(nn.Module):
         """[B, C, f, t] -> the block's output, and its context vectors [B, H]."""
         x = x.contiguous(memory_format=torch.channels_last)
         vector, gate_f, gate_t = self.context_gen(x)
+        norms = self._norms()
         clips = self._clips_at_once(x)
         alone = clips == 1
-        dynamics = (
-            self.exp_conv.dynamics(vector, one_by_one=alone) if self.expands else vector,
-            self.depth_conv.dynamics(vector, one_by_one=alone),
+        dynamics = Dynamics(
+            self.exp_conv.dynamics(vector, norms.expand, alone) if self.expands else vector,
+            self.depth_conv.dynamics(vector, norms.depth, alone),
             self.depth_act.dynamics(vector),
+            self.proj_conv.dynamics(vector, norms.project, alone),
             gate_f,
             gate_t,
-            self.proj_conv.dynamics(vector, one_by_one=alone),
         )
-        if clips is None or clips >= x.shape[0] > 1:
-            return self._transform(x, dynamics, one_by_one=False), vector
+        if clips is None:
+            return self._transform(x, dynamics, norms), vector
         slices = zip(*(torch.split(part, clips) for part in (x, *dynamics)), strict=True)
-        outputs = [self._transform(part, rest, one_by_one=alone) for part, *rest in slices]
-        return torch.cat(outputs), vector
+        outputs = [self._transform(part, Dynamics(*rest), norms) for part, *rest in slices]
+        return join(outputs), vector
+
+    def _transform(self, x: Tensor, dynamics: Dynamics, norms: Norms) -> Tensor:
+        y: Tensor = x
+        if self.expands:
+            y = self.exp_conv(y, dynamics.expand, norms.expand)
+            y = self.exp_act(y if norms.expand else self.exp_norm(y))
+        y = self.depth_conv(y, dynamics.depth, norms.depth)
+        y = self.depth_act(y if norms.depth else self.depth_norm(y), dynamics.activate)
+        if self.attends:
+            y = y * dynamics.gate_f * dynamics.gate_t
+        y = self.proj_conv(y, dynamics.project, norms.project)
+        y = y if norms.project else self.proj_norm(y)
+        return x + y if self.residual else y
+
+    def _norms(self) -> Norms:
+        if self.training:
+            return Norms(None, None, None)
+        expand = affine(self.exp_norm) if self.expands else None
+        return Norms(expand, affine(self.depth_norm), affine(self.proj_norm))
 
     def _clips_at_once(self, x: Tensor) -> int | None:
-        """How many clips go through together; None for all, whatever their number."""
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if self.training or torch.compiler.is_compiling() or tracing or x.device.type != "cpu":
+        """How many clips run together; None for all, in one form whatever their number."""
+        if self.training or tracing() or x.device.type != "cpu":
             return None
         values = self.expanded * x.shape[2] * x.shape[3]
         return 1 if values >= ONE_BY_ONE else TOGETHER // values
 
-    def _transform(self, x: Tensor, dynamics: Iterable[Tensor], *, one_by_one: bool) -> Tensor:
-        expand, depth, activate, gate_f, gate_t, project = dynamics
-        y: Tensor = x
-        if self.expands:
-            y = self.exp_conv(y, expand, one_by_one=one_by_one)
-            y = self.exp_act(self.exp_norm(y))
-        y = self.depth_norm(self.depth_conv(y, depth, one_by_one=one_by_one))
-        y = self.depth_act(y, activate)
-        if self.attends:
-            y = y * gate_f * gate_t
-        y = self.proj_norm(self.proj_conv(y, project, one_by_one=one_by_one))
-        return x + y if self.residual else y
 
-
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    context: int,
-    config: DyMNConfig,
-    *,
-    kernel: int = 1,
-    stride: tuple[int, int] = (1, 1),
-) -> DynamicConv | StaticConv:
+def _pointwise(
+    config: DyMNConfig, context: int, channels: tuple[int, int]
+) -> DynamicPointwise | StaticConv:
     if config.dynamic_conv:
-        return DynamicConv(in_channels, out_channels, context, config, kernel=kernel, stride=stride)
+        return DynamicPointwise(config, context, channels)
+    return StaticConv(nn.Conv2d(*channels, 1, bias=False))
+
+
+def _depthwise(
+    config: DyMNConfig, context: int, block: BlockConfig
+) -> DynamicDepthwise | StaticConv:
+    if config.dynamic_conv:
+        return DynamicDepthwise(config, context, block)
+    width, kernel = block.expanded, block.kernel
     return StaticConv(
-        nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            padding=kernel // 2,
-            groups=in_channels if kernel > 1 else 1,
-            bias=False,
-        )
+        nn.Conv2d(width, width, kernel, block.stride, padding=kernel // 2, groups=width, bias=False)
     )
 
 

@@ -4,20 +4,21 @@ Axes: B batch, C channels, O and I output and input channels, H context size, K 
 M lines of the dynamic ReLU, f frequency, t time.
 Attribute names are the published file format and must not change.
 
-A dynamic kernel differs from clip to clip, so a batch has no single convolution. Two exact
-forms are used, and neither depends on what else is in the batch:
+A dynamic kernel differs from clip to clip, so a batch has no single convolution; no form
+below depends on what else is in the batch. 1x1 convolutions are one batched matrix product.
+Depthwise ones have two exact forms:
 
-- one clip at a time: kernels are mixed for the whole batch at once, then every clip runs
-  through ordinary convolutions, its maps staying in cache. The quickest on a CPU, for clips
-  of a second and more;
-- together: 1x1 convolutions are one batched matrix product, and depthwise ones run all K
-  static kernels and mix the K outputs (a convolution is linear, Eq. 2). No tensor's shape or
-  rank depends on the batch and no convolution has computed weights: for training, for GPUs,
-  for many short windows, and for export to ONNX and OpenVINO.
+- one by one: each clip through an ordinary convolution with its own mixed kernel. The
+  quickest on a CPU for long clips;
+- together: the whole batch through each of the K kernels, and the K outputs mixed (Eq. 2: a
+  convolution is linear). No convolution has computed weights, no rank or shape depends on the
+  batch: for training, GPUs, many short windows, and export to ONNX and OpenVINO.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,37 @@ def context_size(config: DyMNConfig, expanded: int) -> int:
     return min(max(round_channels(expanded // config.reduction), low), high)
 
 
+def join(batches: Sequence[Tensor]) -> Tensor:
+    """One batch of several; a lone one is not copied."""
+    return batches[0] if len(batches) == 1 else torch.cat(tuple(batches))
+
+
+class Affine(NamedTuple):
+    """What a BatchNorm does to each channel outside training."""
+
+    scale: Tensor  # C
+    shift: Tensor  # C
+
+
+def affine(norm: nn.BatchNorm2d) -> Affine:
+    """A BatchNorm's running statistics and weights as two vectors."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return Affine(scale, norm.bias - norm.running_mean * scale)
+
+
+class PositionWise(nn.Conv2d):
+    """A linear layer at every position of a sequence, stored as a 1x1 convolution."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, 1, bias=bias)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """[B, n, I] -> [B, n, O]."""
+        return functional.linear(sequence, self.weight.flatten(1), self.bias)
+
+
 class Context(NamedTuple):
     """What one block reads off its input."""
 
@@ -48,29 +80,36 @@ class ContextGenerator(nn.Module):
 
     def __init__(self, size: int, block: BlockConfig) -> None:
         super().__init__()
-        self.joint_conv = nn.Conv2d(block.in_channels, size, 1, bias=False)
+        self.joint_conv = PositionWise(block.in_channels, size, bias=False)
         self.joint_norm = batch_norm(size)
-        self.conv_f = nn.Conv2d(size, block.expanded, 1)
-        self.conv_t = nn.Conv2d(size, block.expanded, 1)
+        self.conv_f = PositionWise(size, block.expanded)
+        self.conv_t = PositionWise(size, block.expanded)
         self.stride = block.stride
 
     def forward(self, x: Tensor) -> Context:
         """[B, I, f, t] -> the context of each clip."""
-        profile_f = x.mean(3, keepdim=True)  # B I f 1
-        profile_t = x.mean(2, keepdim=True).transpose(2, 3)  # B I t 1
-        joint = self.joint_norm(self.joint_conv(torch.cat([profile_f, profile_t], 2)))
-        joint = functional.hardswish(joint)  # B H f+t 1
-        bands = profile_f.shape[2]
-        gate_f = self.conv_f(_halve(joint[:, :, :bands], self.stride[0])).sigmoid()
-        gate_t = self.conv_t(_halve(joint[:, :, bands:], self.stride[1])).sigmoid()
-        return Context(joint.mean((2, 3)), gate_f, gate_t.transpose(2, 3))
+        profiles = torch.cat([x.mean(3), x.mean(2)], 2).transpose(1, 2)  # B f+t I
+        joint = functional.hardswish(self._normalise(self.joint_conv(profiles)))  # B f+t H
+        bands = x.shape[2]
+        gate_f = self.conv_f(_halve(joint[:, :bands], self.stride[0])).sigmoid()  # B f C
+        gate_t = self.conv_t(_halve(joint[:, bands:], self.stride[1])).sigmoid()  # B t C
+        return Context(
+            joint.mean(1), gate_f.transpose(1, 2)[..., None], gate_t.transpose(1, 2)[:, :, None]
+        )
+
+    def _normalise(self, sequence: Tensor) -> Tensor:
+        if not self.training:
+            norm = affine(self.joint_norm)
+            return torch.addcmul(norm.shift, sequence, norm.scale)
+        maps: Tensor = self.joint_norm(sequence.transpose(1, 2)[..., None])
+        return maps[..., 0].transpose(1, 2)
 
 
 def _halve(sequence: Tensor, stride: int) -> Tensor:
-    """[B, H, n, 1] -> [B, H, n / stride, 1]; padding zeros count in the mean."""
+    """[B, n, H] -> [B, n / stride, H], means of three; padding zeros count."""
     if stride == 1:
         return sequence
-    return functional.avg_pool2d(sequence, (3, 1), (stride, 1), (1, 0))
+    return functional.avg_pool1d(sequence.transpose(1, 2), 3, stride, 1).transpose(1, 2)
 
 
 class KernelAttention(nn.Module):
@@ -86,68 +125,84 @@ class KernelAttention(nn.Module):
 
 
 class DynamicConv(nn.Module):
-    """A convolution without bias whose kernel is a mixture of K kernels (Eq. 2, 5, 6).
+    """K kernels, and the mixture of them that a context asks for (Eq. 2, 5, 6).
 
-    Either 1x1 or depthwise: the only two that an inverted residual block has.
+    Both kinds are used alike: `dynamics` for a whole batch, then `forward` for it or for parts
+    of it. Given the `Affine` of the BatchNorm that follows, they do its work too.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        context: int,
-        config: DyMNConfig,
-        *,
-        kernel: int = 1,
-        stride: tuple[int, int] = (1, 1),
-    ) -> None:
+    def __init__(self, config: DyMNConfig, context: int, shape: tuple[int, int, int, int]) -> None:
         super().__init__()
-        self.depthwise = kernel > 1
-        self.groups = in_channels if self.depthwise else 1
-        self.shape = (out_channels, in_channels // self.groups, kernel, kernel)
-        self.stride = stride
-        self.padding = kernel // 2
-        kernels = torch.empty(config.kernels, *self.shape)
-        for one in kernels:
-            nn.init.kaiming_normal_(one, mode="fan_out")
-        self.weight = nn.Parameter(kernels.reshape(1, 1, config.kernels, -1))
+        self.shape = shape  # of one kernel: O I/groups k k
+        # So that an even mixture has the variance of a Kaiming initialisation (fan out).
+        fan_out = (1 if shape[1] == 1 else shape[0]) * shape[2] * shape[3]
+        kernels = torch.randn(config.kernels, *shape) * math.sqrt(2 * config.kernels / fan_out)
+        self.weight = nn.Parameter(kernels.view(1, 1, config.kernels, -1))
         self.residuals = nn.ModuleList([nn.Linear(context, config.kernels)])
         self.attention = KernelAttention(config.temperature)
 
-    def dynamics(self, vector: Tensor, *, one_by_one: bool) -> Tensor:
-        """What a batch's contexts [B, H] make of this layer, for `forward`.
+    def attend(self, vector: Tensor) -> Tensor:
+        """[B, H] -> each kernel's share [B, K]."""
+        (linear,) = self.residuals
+        shares: Tensor = self.attention(linear(vector))
+        return shares
 
-        Mixed kernels [B, O, I / groups, k, k], or just the attention [B, K] for a depthwise
-        convolution that will run all of its kernels.
-        """
-        weights: Tensor = self.attention(self.residuals[0](vector))  # B K
-        if self.depthwise and not one_by_one:
-            return weights
-        return (weights @ self.weight[0, 0]).view(-1, *self.shape)
+    def mixed(self, vector: Tensor, norm: Affine | None) -> Tensor:
+        """[B, H] -> one kernel per clip [B, O, I/groups, k, k]."""
+        kernels = (self.attend(vector) @ self.weight[0, 0]).view(-1, *self.shape)
+        return kernels if norm is None else kernels * norm.scale[:, None, None, None]
 
-    def forward(self, x: Tensor, dynamics: Tensor, *, one_by_one: bool) -> Tensor:
-        """[B, I, f, t] -> [B, O, f', t']; B is 1 if `one_by_one`."""
-        if one_by_one:
-            return self._convolve(x, dynamics[0])
-        if self.depthwise:
-            return self._mixed_outputs(x, dynamics)
-        kernels = dynamics.flatten(2).transpose(1, 2)  # B I O
-        maps = x.permute(0, 2, 3, 1)  # B f t I, how channels-last maps lie in memory
-        y = maps.flatten(1, 2) @ kernels  # B f*t O
-        return y.view(*maps.shape[:3], -1).permute(0, 3, 1, 2)
 
-    def _mixed_outputs(self, x: Tensor, attention: Tensor) -> Tensor:
-        kernels = self.weight.view(-1, *self.shape)  # K O 1 k k
-        shares = attention.T[:, :, None, None, None]  # K B 1 1 1
-        y = self._convolve(x, kernels[0]) * shares[0]
+class DynamicPointwise(DynamicConv):
+    """A dynamic 1x1 convolution."""
+
+    def __init__(self, config: DyMNConfig, context: int, channels: tuple[int, int]) -> None:
+        in_channels, out_channels = channels
+        super().__init__(config, context, (out_channels, in_channels, 1, 1))
+
+    def dynamics(self, vector: Tensor, norm: Affine | None, one_by_one: bool) -> Tensor:  # noqa: ARG002
+        """[B, H] -> [B, I, O]."""
+        return self.mixed(vector, norm).flatten(2).transpose(1, 2)
+
+    def forward(self, x: Tensor, dynamics: Tensor, norm: Affine | None) -> Tensor:
+        """[B, I, f, t] -> [B, O, f, t]."""
+        maps = x.permute(0, 2, 3, 1)  # how channels-last maps lie in memory
+        batch, bands, frames, channels = maps.shape
+        rows = maps.reshape(batch, bands * frames, channels)
+        y = rows @ dynamics if norm is None else torch.baddbmm(norm.shift, rows, dynamics)
+        return y.view(batch, bands, frames, self.shape[0]).permute(0, 3, 1, 2)
+
+
+class DynamicDepthwise(DynamicConv):
+    """A dynamic depthwise convolution."""
+
+    def __init__(self, config: DyMNConfig, context: int, block: BlockConfig) -> None:
+        super().__init__(config, context, (block.expanded, 1, block.kernel, block.kernel))
+        self.stride = block.stride
+
+    def dynamics(self, vector: Tensor, norm: Affine | None, one_by_one: bool) -> Tensor:
+        """[B, H] -> kernels [B, C, 1, k, k] for clips one by one, else shares [B, K]."""
+        return self.mixed(vector, norm) if one_by_one else self.attend(vector)
+
+    def forward(self, x: Tensor, dynamics: Tensor, norm: Affine | None) -> Tensor:
+        """[B, C, f, t] -> [B, C, f', t']."""
+        shift = None if norm is None else norm.shift
+        if dynamics.ndim > 2:  # one by one
+            clips = zip(torch.split(x, 1), dynamics, strict=True)
+            return join([self._convolve(clip, kernel, shift) for clip, kernel in clips])
+        kernels = self.weight.view(-1, *self.shape)  # K C 1 k k
+        if norm is not None:
+            kernels = kernels * norm.scale[:, None, None, None]
+        shares = dynamics.T[:, :, None, None, None]  # K B 1 1 1
+        # The shares sum to 1, and so `shift` counts once.
+        y = self._convolve(x, kernels[0], shift) * shares[0]
         for kernel, share in zip(kernels[1:], shares[1:], strict=True):
-            y = torch.addcmul(y, self._convolve(x, kernel), share)
+            y = torch.addcmul(y, self._convolve(x, kernel, shift), share)
         return y
 
-    def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
-        return functional.conv2d(
-            x, kernel, stride=self.stride, padding=self.padding, groups=self.groups
-        )
+    def _convolve(self, x: Tensor, kernel: Tensor, shift: Tensor | None) -> Tensor:
+        channels, _, size, _ = self.shape
+        return functional.conv2d(x, kernel, shift, self.stride, size // 2, groups=channels)
 
 
 class StaticConv(nn.Module):
@@ -157,13 +212,18 @@ class StaticConv(nn.Module):
         super().__init__()
         self.module = module
 
-    def dynamics(self, vector: Tensor, *, one_by_one: bool) -> Tensor:  # noqa: ARG002
-        """Nothing, for each clip."""
+    def dynamics(self, vector: Tensor, norm: Affine | None, one_by_one: bool) -> Tensor:  # noqa: ARG002
+        """Nothing for each clip, [B, 0]."""
         return vector[:, :0]
 
-    def forward(self, x: Tensor, dynamics: Tensor, *, one_by_one: bool) -> Tensor:  # noqa: ARG002
-        out: Tensor = self.module(x)
-        return out
+    def forward(self, x: Tensor, dynamics: Tensor, norm: Affine | None) -> Tensor:  # noqa: ARG002
+        """[B, I, f, t] -> [B, O, f', t']."""
+        y: Tensor = self.module(x)
+        return (
+            y
+            if norm is None
+            else torch.addcmul(norm.shift[:, None, None], y, norm.scale[:, None, None])
+        )
 
 
 class DynamicReLU(Constants):
@@ -174,6 +234,7 @@ class DynamicReLU(Constants):
 
     def __init__(self, channels: int, context: int, config: DyMNConfig) -> None:
         super().__init__()
+        self.channels = channels
         self.lines = config.mappings
         self.coef_net = nn.Sequential(nn.Linear(context, 2 * self.lines * channels))
         # Slopes move by up to 1 around (1, 0, ...), intercepts by up to 0.5 around 0.
@@ -181,18 +242,18 @@ class DynamicReLU(Constants):
         self.register_constant("init_v", torch.tensor([1.0] + [0.0] * (2 * self.lines - 1)))
 
     def dynamics(self, vector: Tensor) -> Tensor:
-        """[B, H] -> slopes and intercepts [B, C, 2 M], slopes first."""
-        theta = 2 * torch.sigmoid(self.coef_net(vector)) - 1
-        coefficients: Tensor = theta.view(len(vector), -1, 2 * self.lines)
-        return coefficients * self.lambdas + self.init_v
+        """[B, H] -> slopes and intercepts [B, 2 M, C], slopes first."""
+        theta: Tensor = torch.tanh(self.coef_net(vector) / 2)  # 2 sigmoid(x) - 1, exact near 0
+        lines = theta.view(-1, self.channels, 2 * self.lines) * self.lambdas + self.init_v
+        # Laid out so that elementwise work on channels-last maps is vectorised.
+        return lines.transpose(1, 2).contiguous()
 
     def forward(self, x: Tensor, dynamics: Tensor) -> Tensor:
         """[B, C, f, t] -> the same shape."""
-        slopes, intercepts = dynamics[..., None, None].chunk(2, 2)  # B C M 1 1, each
-        y = torch.addcmul(intercepts[:, :, 0], x, slopes[:, :, 0])
+        slopes, intercepts = dynamics[..., None, None].chunk(2, 1)  # B M C 1 1, each
+        y = torch.addcmul(intercepts[:, 0], x, slopes[:, 0])
         for line in range(1, self.lines):
-            other = torch.addcmul(intercepts[:, :, line], x, slopes[:, :, line])
-            y = torch.maximum(y, other)
+            y = torch.maximum(y, torch.addcmul(intercepts[:, line], x, slopes[:, line]))
         return y
 
 

@@ -1,4 +1,4 @@
-"""AudioSet's 527 class names in model order (CC BY 4.0), from package data."""
+"""AudioSet's class names in model order (CC BY 4.0), from package data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from importlib import resources
 @cache
 def audioset_labels() -> tuple[str, ...]:
     """The 527 display names; index i names output i of every AudioSet head."""
-    text = resources.files("embedder").joinpath("data/audioset_527.csv").read_text("utf-8")
-    return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
+    return tuple(row["display_name"] for row in csv.DictReader(_lines("audioset_527.csv")))
+
+
+@cache
+def strong_labels() -> tuple[str, ...]:
+    """The 447 names of AudioSet Strong; index i names output i of every event detector."""
+    return tuple(_lines("audioset_strong_447.txt"))
 
 
 def default_labels(n_classes: int) -> tuple[str, ...]:
     """AudioSet's names for a head of their number; else "class 0", "class 1", ..."""
-    names = audioset_labels()
-    return names if n_classes == len(names) else tuple(f"class {i}" for i in range(n_classes))
+    for names in (audioset_labels(), strong_labels()):
+        if n_classes == len(names):
+            return names
+    return tuple(f"class {i}" for i in range(n_classes))
+
+
+def _lines(name: str) -> list[str]:
+    return resources.files("embedder").joinpath(f"data/{name}").read_text("utf-8").splitlines()

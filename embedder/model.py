@@ -22,7 +22,19 @@ from embedder import checkpoints, windows
 from embedder.audio import check_peak
 from embedder.dymn import DyMN
 from embedder.errors import BadAudio, BadRequest, UnknownTap, WeightsMismatch
-from embedder.frame_mn import FrameMN
+from embedder.events import (
+    MEDIAN,
+    THRESHOLD,
+    Event,
+    EventRules,
+    FrameProbabilities,
+    Threshold,
+    check_detects,
+    find_events,
+    frame_ms,
+    n_frames,
+)
+from embedder.frame_mn import FrameMN, published_names
 from embedder.frontend import LogMel
 from embedder.labels import default_labels
 from embedder.mn import MN
@@ -31,7 +43,9 @@ from embedder.windows import (
     SCENE_WINDOW_MS,
     TIMESTAMP_HOP_MS,
     TIMESTAMP_WINDOW_MS,
+    Plan,
     WindowPlan,
+    chunk_plan,
     scene_plan,
     timestamp_plan,
 )
@@ -45,9 +59,10 @@ BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {
     FrameMNConfig: FrameMN,
 }
 
-# Features beside the backbone's own: mel means, and sigmoids of the logits.
+# Features beside the backbone's own: mel means, and sigmoids of the clip's and frames' logits.
 MEL: Final = "mel"
 TAGS: Final = "tags"
+EVENTS: Final = "events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +138,7 @@ class AudioEmbedder(nn.Module):
         spec = checkpoint.spec or lookup(name)
         model = cls(name, spec, taps, checkpoint.labels)
         try:
-            model.backbone.load_state_dict(checkpoint.state, strict=True)
+            model.backbone.load_state_dict(published_names(checkpoint.state), strict=True)
         except RuntimeError as error:
             raise WeightsMismatch(f"the checkpoint does not fit {name}: {error}") from error
         model.weights_sha256 = checkpoint.sha256
@@ -148,6 +163,11 @@ class AudioEmbedder(nn.Module):
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.frontend.bank.device
+
+    @property
+    def engine(self) -> str:
+        """What computes, as far as it decides the numbers; part of every cache key."""
+        return f"torch {self.device.type} float32"
 
     def scene(
         self,
@@ -204,6 +224,33 @@ class AudioEmbedder(nn.Module):
             return Timestamps(vectors, vectors.new_full((len(wave), 1), centre))
         return Timestamps(vectors, _centres(vectors, 0, hop_ms))
 
+    def events(
+        self,
+        waveforms: Waveforms,
+        threshold: Threshold = THRESHOLD,
+        median: int = MEDIAN,
+        min_duration_ms: float = 0.0,
+        merge_gap_ms: float = 0.0,
+    ) -> list[list[Event]]:
+        """What sounds when: [B, S] -> the events of each clip, by onset.
+
+        Clips of any length; `EventRules.of` explains the options. Raises BadRequest if this model
+        has no frame-wise heads.
+        """
+        blocks = [check_waveforms(waveforms)]
+        return self.events_stream(blocks, threshold, median, min_duration_ms, merge_gap_ms)
+
+    def frame_probabilities(self, waveforms: Waveforms) -> FrameProbabilities:
+        """Each label's probability every 40 ms: [B, S] -> ([B, T, len(labels)], [B, T] ms).
+
+        Not filtered. Consecutive chunks of 10 s, the last one filled with zeros and then cut:
+        T = ceil(S / 40 ms).
+        """
+        parts = list(self.frame_probabilities_stream([check_waveforms(waveforms)]))
+        return FrameProbabilities(
+            torch.cat([part.values for part in parts], 1), torch.cat([p.ms for p in parts], 1)
+        )
+
     def features(
         self, waveforms: Waveforms, taps: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
@@ -239,21 +286,51 @@ class AudioEmbedder(nn.Module):
             yield Timestamps(vectors, _centres(vectors, first, hop_ms))
             first += vectors.shape[1]
 
+    def events_stream(
+        self,
+        blocks: Iterable[Waveforms],
+        threshold: Threshold = THRESHOLD,
+        median: int = MEDIAN,
+        min_duration_ms: float = 0.0,
+        merge_gap_ms: float = 0.0,
+    ) -> list[list[Event]]:
+        """`events` of audio that arrives in consecutive blocks [B, s], in bounded memory."""
+        rules = EventRules.of(self.labels, threshold, median, min_duration_ms, merge_gap_ms)
+        counted = _Counted(blocks)
+        pieces = self.frame_probabilities_stream(counted)
+        return find_events(pieces, rules, lambda: counted.samples / self.sample_rate)
+
+    def frame_probabilities_stream(
+        self, blocks: Iterable[Waveforms]
+    ) -> Iterator[FrameProbabilities]:
+        """`frame_probabilities` piece by piece, of audio that arrives in blocks [B, s]."""
+        check_detects(self.name, self.spec)
+        counted = _Counted(blocks)
+        first = 0
+        for features in self._window_features(counted, chunk_plan(self.sample_rate), (EVENTS,)):
+            last = n_frames(counted.samples, self.sample_rate)
+            values = features[EVENTS].flatten(1, 2)[:, : last - first]  # B n t N -> B T N
+            ms = torch.from_numpy(frame_ms(values.shape[1], first)).expand(len(values), -1)
+            yield FrameProbabilities(values, ms.to(values.device))
+            first += values.shape[1]
+
     @torch.inference_mode()
     def window_features(self, batch: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
         """Features of equally long windows: float32 [N, W] -> {tap: [N, size]}.
 
         The one place where the network runs. Beside `tap_sizes`, "tags" names the labels'
-        probabilities.
+        probabilities and, where there are frame-wise heads, "events" those of frames [N, T, size].
         """
         wanted = set(taps)
         mel = self.frontend(batch.to(self.device))  # N M F
         found = {MEL: mel.mean(-1)} if MEL in wanted else {}
-        inner = {"logits" if tap == TAGS else tap for tap in wanted - {MEL}}
+        inner = {"logits" if tap == TAGS else tap for tap in wanted - {MEL, EVENTS}}
         if inner:
             found |= self.backbone.features_by_name(mel, inner)
         if TAGS in wanted:
             found[TAGS] = found["logits"].sigmoid()
+        if EVENTS in wanted:
+            found[EVENTS] = self.backbone.detect(mel).strong.sigmoid()
         return {tap: found[tap] for tap in wanted}
 
     def join(self, features: dict[str, Tensor], taps: Sequence[str] | None = None) -> Tensor:
@@ -261,15 +338,16 @@ class AudioEmbedder(nn.Module):
         return torch.cat([features[tap] for tap in taps or self.taps], -1)
 
     def _window_features(
-        self, blocks: Iterable[Waveforms], plan: WindowPlan, taps: Sequence[str]
+        self, blocks: Iterable[Waveforms], plan: Plan, taps: Sequence[str]
     ) -> Iterator[dict[str, Tensor]]:
         """{tap: [B, n, size]} of successive groups of windows."""
         for group in windows.cut((check_waveforms(block) for block in blocks), plan):
             clips, count, width = group.shape
             batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
             parts = [self.window_features(batch, taps) for batch in batches]
+            joined = {tap: torch.cat([part[tap] for part in parts]) for tap in taps}
             yield {
-                tap: torch.cat([part[tap] for part in parts]).view(clips, count, -1) for tap in taps
+                tap: values.view(clips, count, *values.shape[1:]) for tap, values in joined.items()
             }
 
     def _clip_features(
@@ -313,6 +391,19 @@ def check_waveforms(waveforms: Waveforms) -> Tensor:
     wave = wave.float()
     check_peak(float(wave.abs().max()))
     return wave
+
+
+class _Counted(Iterator[Tensor]):
+    """Checked blocks [B, s] as they come; `samples` of a clip so far."""
+
+    def __init__(self, blocks: Iterable[Waveforms]) -> None:
+        self._blocks = iter(blocks)
+        self.samples = 0
+
+    def __next__(self) -> Tensor:
+        block = check_waveforms(next(self._blocks))
+        self.samples += block.shape[1]
+        return block
 
 
 def _centres(vectors: Tensor, first: int, hop_ms: float) -> Tensor:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from embedder.errors import BadAudio, BadRequest
 from embedder.frontend import reflect_pad
@@ -50,6 +51,21 @@ class WindowPlan:
         return round(index * self.hop)
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """Consecutive windows of `window` samples; zeros fill the last one (the reference's events)."""
+
+    window: int
+    whole_clips: Literal[False] = False
+
+    def n_windows(self, samples: int) -> int:
+        """How many windows a clip of so many samples gives."""
+        return -(-samples // self.window)
+
+
+Plan: TypeAlias = WindowPlan | ChunkPlan
+
+
 def scene_plan(
     sample_rate: int, window_ms: float = SCENE_WINDOW_MS, hop_ms: float = SCENE_HOP_MS
 ) -> WindowPlan:
@@ -64,6 +80,11 @@ def timestamp_plan(
     return _plan(sample_rate, window_ms, hop_ms, whole_clips=False)
 
 
+def chunk_plan(sample_rate: int) -> ChunkPlan:
+    """The 10 s that event detectors were trained on, one after the other."""
+    return ChunkPlan(round(sample_rate * SCENE_WINDOW_MS / 1000))
+
+
 def _plan(sample_rate: int, window_ms: float, hop_ms: float, whole_clips: bool) -> WindowPlan:
     for name, value in (("window_ms", window_ms), ("hop_ms", hop_ms)):
         if not 1.0 <= value <= 600_000.0:
@@ -76,7 +97,7 @@ def _plan(sample_rate: int, window_ms: float, hop_ms: float, whole_clips: bool) 
 
 
 def cut(
-    blocks: Iterable[Tensor], plan: WindowPlan, batch_samples: int = BATCH_SAMPLES
+    blocks: Iterable[Tensor], plan: Plan, batch_samples: int = BATCH_SAMPLES
 ) -> Iterator[Tensor]:
     """Cut a stream of blocks into batches of windows, holding about one batch at a time.
 
@@ -95,6 +116,9 @@ def cut(
     BadAudio : the stream holds no sample.
     """
     stream = iter(blocks)
+    if isinstance(plan, ChunkPlan):
+        yield from _chunks(stream, plan.window, batch_samples)
+        return
     head = _read(stream, plan.window + 1)
     if head is None:
         raise BadAudio("the audio holds no samples; send at least one")
@@ -127,6 +151,25 @@ def cut(
         else:
             total += block.shape[1]
             padded = torch.cat([padded, block], 1)
+
+
+def _chunks(stream: Iterator[Tensor], window: int, batch_samples: int) -> Iterator[Tensor]:
+    """Batches [B, n, W] of consecutive windows, the last one filled with zeros."""
+    held = _read(stream, 1)
+    if held is None:
+        raise BadAudio("the audio holds no samples; send at least one")
+    step = window * max(1, batch_samples // (window * len(held)))
+    while True:
+        while held.shape[1] >= step:
+            yield held[:, :step].reshape(len(held), -1, window)
+            held = held[:, step:]
+        more = _read(stream, step - held.shape[1])
+        if more is None:
+            break
+        held = torch.cat([held, more], 1)
+    if held.shape[1]:
+        padded = functional.pad(held, (0, -held.shape[1] % window))
+        yield padded.reshape(len(held), -1, window)
 
 
 def _read(stream: Iterator[Tensor], samples: int) -> Tensor | None:

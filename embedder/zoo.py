@@ -6,7 +6,7 @@ A model name is looked up here, never parsed. Figures are those stated by the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -90,15 +90,18 @@ class FrameMNConfig:
     n_classes: int = 447
 
 
+Network = MNConfig | DyMNConfig | FrameMNConfig
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """All it takes to rebuild one published model, and what was published about it.
 
-    `params` in millions, `macs` in billions for 10 s of audio, `mean_ap` AudioSet mAP in
-    percent; None where nothing was stated.
+    `params` in millions, `macs` in billions for 10 s of audio, `mean_ap` AudioSet mAP and
+    `psds1` AudioSet Strong PSDS1 in percent; None where nothing was stated.
     """
 
-    network: MNConfig
+    network: Network
     mel: MelConfig
     weights: str
     url: str = ""  # empty: the weights are package data
@@ -106,6 +109,7 @@ class ModelSpec:
     params: float | None = None
     macs: float | None = None
     mean_ap: float | None = None
+    psds1: float | None = None
     # Default taps: low-level mel means, then the mid-level blocks (Table II, "M_B + L").
     taps: tuple[str, ...] = ("mel", "b5", "b11", "b13", "b15")
 
@@ -116,7 +120,9 @@ class ModelSpec:
 
 
 # Network configurations by the family name that checkpoints carry.
-FAMILIES: Final[Mapping[str, Callable[..., MNConfig]]] = MappingProxyType({"mn": MNConfig})
+FAMILIES: Final[Mapping[str, Callable[..., Network]]] = MappingProxyType(
+    {"mn": MNConfig, "dymn": DyMNConfig, "fmn": FrameMNConfig}
+)
 
 
 MEL_32K: Final = MelConfig()
@@ -131,11 +137,12 @@ MEL_16K: Final = MelConfig(
 )
 
 _EFFICIENT_AT: Final = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+_EFFICIENT_SED: Final = "https://github.com/theMoro/EfficientSED/releases/download/v0.0.1/"
 
 
 def _mn(
     weights: str,
-    network: MNConfig,
+    network: MNConfig | DyMNConfig,
     figures: tuple[float | None, float | None, float | None],
     mel: MelConfig = MEL_32K,
     sha256: str | None = None,
@@ -165,12 +172,46 @@ def _imagenet(width: float) -> MNConfig:
     return MNConfig(width, n_classes=1000)
 
 
+def _frame_rows() -> Iterator[tuple[str, ModelSpec]]:
+    """Every published frame-wise MN, alone and with its sequence models."""
+    widths = {  # published dimensions, and AudioSet mAP after weak training (section III-B)
+        0.4: ((104,), 42.0),
+        0.6: ((160,), 43.7),
+        1.0: ((128, 256, 512, 1024), 45.8),
+        2.0: ((512,), 47.4),
+        3.0: ((768,), 47.5),
+    }
+    psds1 = {"fmn10_strong": 42.28, "fmn10+tf-256_strong": 43.86, "fmn10+hybrid-128_strong": 43.45}
+    kinds: tuple[Sequence, ...] = ("tf", "gru", "hybrid")
+    for width, (dims, mean_ap) in widths.items():
+        alone = f"fmn{round(10 * width):02d}"
+        yield _fmn(f"{alone}_weak", FrameMNConfig(width, n_classes=527), mean_ap=mean_ap)
+        rows = {f"{alone}_strong": FrameMNConfig(width)} | {
+            f"{alone}+{kind}-{dim}_strong": FrameMNConfig(width, kind, dim)
+            for kind in kinds
+            for dim in dims
+        }
+        yield from (_fmn(name, network, psds1.get(name)) for name, network in rows.items())
+    yield _fmn("fmn10+tf-256_advanced-kd-weak-strong", FrameMNConfig(1.0, "tf", 256), 45.25)
+
+
+def _fmn(
+    name: str, network: FrameMNConfig, psds1: float | None = None, mean_ap: float | None = None
+) -> tuple[str, ModelSpec]:
+    weights = f"{name}.pt"
+    url = f"{_EFFICIENT_SED}{weights}"
+    return name, ModelSpec(network, MEL_16K, weights, url, mean_ap=mean_ap, psds1=psds1)
+
+
 _FC: Final[Head] = "fully_convolutional"
 _MN10: Final = MNConfig()
 _MN04_SHA256: Final = "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"
 
 # fmt: off
 MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
+    # Ours, distilled from mn04_as on freely licensed sound and part of the package
+    # (docs/model_card.md); all others are published and downloaded.
+    "sprout04": ModelSpec(MNConfig(0.4), MEL_32K, "sprout04.safetensors", params=0.983, macs=0.11),
     #                  checkpoint              network           params  MACs  mAP
     "mn01_as":         _mn("mn01_as_mAP_298",      MNConfig(0.1),   (0.12, 0.02, 29.8)),
     "mn02_as":         _mn("mn02_as_mAP_378",      MNConfig(0.2),   (0.27, None, 37.8)),
@@ -195,6 +236,11 @@ MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
                             (None, None, 46.6)),
     "mn10_as_fc_s2211": _mn("mn10_as_fc_s2211_mAP_466", MNConfig(head=_FC, strides=(2, 2, 1, 1)),
                             (None, None, 46.6)),
+    "dymn04_as":       _mn("dymn04_as",            DyMNConfig(0.4), (1.97, 0.12, 45.0)),
+    "dymn10_as":       _mn("dymn10_as",            DyMNConfig(1.0), (10.57, 0.58, 47.7)),
+    "dymn20_as":       _mn("dymn20_as_mAP_493",    DyMNConfig(2.0), (40.02, 2.2, 49.3)),
+    "dymn20_as_mAP_489": _mn("dymn20_as_mAP_489",  DyMNConfig(2.0), (40.02, 2.2, 48.9)),
+    **dict(_frame_rows()),
     # Starting points for training, from ImageNet: their 1000 outputs name no sounds.
     "mn01_im":         _mn("mn01_im",              _imagenet(0.1),  (None, None, None)),
     "mn02_im":         _mn("mn02_im",              _imagenet(0.2),  (None, None, None)),
@@ -207,7 +253,8 @@ MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
 })
 # fmt: on
 
-DEFAULT_MODEL: Final = "mn04_as"
+DEFAULT_MODEL: Final = "sprout04"
+DEFAULT_DETECTOR: Final = "fmn10+tf-256_advanced-kd-weak-strong"
 
 
 def lookup(name: str) -> ModelSpec:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from embedder.bulk.inputs import find_audio, printable
+from embedder.bulk.inputs import printable
 from embedder.cli import options as opt
+from embedder.cli import start
+from embedder.cli.detect import detect
 from embedder.cli.report import Report
 from embedder.errors import BadRequest, EmbedderError
 from embedder.zoo import DEFAULT_MODEL, MODELS, ModelSpec, lookup, spec_to_json
@@ -85,11 +85,11 @@ def embed(
         raise BadRequest("--resume keeps what is there, --overwrite does not; choose one")
     existing: Existing = "resume" if resume else "overwrite" if overwrite else "refuse"
     check_output(output, existing)
-    files = _files(paths)
-    embedder = _load(model, weights, device, taps)
+    files = start.files(paths)
+    embedder = start.load(model, weights, device, taps)
     from embedder.bulk.job import BulkOptions, embed_files
 
-    options = BulkOptions(timestamps, window_ms, hop_ms, _workers(workers))
+    options = BulkOptions(timestamps, window_ms, hop_ms, start.workers(workers))
     with Report(len(files)) as report:
         try:
             embed_files(embedder, files, output, options, report.file, existing)
@@ -112,11 +112,11 @@ def tag(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Show what is heard in every file: labels with their probabilities."""
-    files = _files(paths)
-    with _lines_to(output, overwrite) as sink:
-        embedder = _load(model, weights, device)
+    files = start.files(paths)
+    with start.lines_to(output, overwrite) as sink:
+        embedder = start.load(model, weights, device)
         with Report(len(files)) as report:
-            for path, tags, error in _tags(embedder, files, top, _workers(workers)):
+            for path, tags, error in _tags(embedder, files, top, start.workers(workers)):
                 if as_json or output:
                     line = {"path": path, "tags": tags, "error": error}
                     sink.write(f"{json.dumps(line, ensure_ascii=False)}\n")
@@ -126,6 +126,9 @@ def tag(
                 sink.flush()
                 report.file(path, error)
     report.exit(f"{len(files)} files, {report.failed} failed")
+
+
+app.command()(detect)
 
 
 @app.command()
@@ -189,43 +192,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(line: str) -> None:
     typer.echo(f"embedder: {line}", err=True)
-
-
-def _files(paths: Sequence[str]) -> list[str]:
-    files = find_audio(paths, _listed_on_stdin())
-    if not files:
-        raise BadRequest(f"no audio files in {', '.join(paths)}; name files, folders or patterns")
-    return files
-
-
-def _listed_on_stdin() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        if name := line.rstrip(b"\r\n"):
-            yield os.fsdecode(name)
-
-
-def _workers(chosen: int | None) -> int:
-    from embedder.bulk.prefetch import default_workers
-
-    return default_workers() if chosen is None else chosen
-
-
-def _load(name: str, weights: Path | None, device: str, taps: str | None = None) -> AudioEmbedder:
-    from embedder.model import AudioEmbedder
-
-    chosen = None if taps is None else [tap.strip() for tap in taps.split(",")]
-    return AudioEmbedder.load(name, weights, chosen, device)
-
-
-@contextmanager
-def _lines_to(output: Path | None, overwrite: bool) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    if output.exists() and not overwrite:
-        raise BadRequest(f"{output} exists; --overwrite replaces it")
-    with output.open("w", encoding="utf-8") as file:
-        yield file
 
 
 def _tags(

@@ -66,6 +66,40 @@ Resume = Annotated[
 ]
 Overwrite = Annotated[bool, _option("OVERWRITE", "Replace an existing output.", "--overwrite")]
 
+Detector = Annotated[
+    str,
+    _option("DETECTOR", "A fmn model of `embedder models`, or a .safetensors.", "--model", "-m"),
+]
+DetectorWeights = Annotated[
+    Path | None,
+    _option(
+        "DETECTOR_WEIGHTS", "A checkpoint to use instead of the one searched for.", "--weights"
+    ),
+]
+Events = Annotated[
+    Path | None,
+    _option(
+        "EVENT_OUTPUT",
+        "A .csv, .json, .txt, .selections.txt or .rttm, or a folder.",
+        "--output",
+        "-o",
+    ),
+]
+EventFormat = Annotated[
+    str | None, _option("EVENT_FORMAT", "csv, json, audacity, raven or rttm.", "--format")
+]
+Threshold = Annotated[
+    float, _option("THRESHOLD", "Probability from which on a label sounds.", "--threshold")
+]
+Thresholds = Annotated[
+    Path | None, _option("THRESHOLDS", "JSON of {label: threshold}; other labels are left out.")
+]
+Median = Annotated[int, _option("MEDIAN", "Frames of the median filter, odd; 1: none.")]
+MinDurationMs = Annotated[float, _option("MIN_DURATION_MS", "Shorter events are left out.")]
+MergeGapMs = Annotated[
+    float, _option("MERGE_GAP_MS", "Events of a label no further apart are joined.")
+]
+
 Host = Annotated[str | None, _option("HOST", "Address to listen on; default 127.0.0.1.")]
 Port = Annotated[int | None, _option("PORT", "Default 8000.", min=0, max=65535)]
 Version = Annotated[

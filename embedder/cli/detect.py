@@ -1,0 +1,190 @@
+"""`embedder detect`: what sounds when, in every file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from embedder.annotations import (
+    FORMATS,
+    Recording,
+    check_format,
+    format_of,
+    make_format,
+)
+from embedder.bulk.inputs import printable
+from embedder.cli import options as opt
+from embedder.cli import start
+from embedder.cli.report import Report
+from embedder.errors import BadRequest, EmbedderError
+from embedder.zoo import DEFAULT_DETECTOR, MODELS
+
+if TYPE_CHECKING:
+    from embedder.audio import Samples
+    from embedder.model import AudioEmbedder
+
+# Threshold or thresholds by label, median, min_duration_ms, merge_gap_ms.
+Options: TypeAlias = tuple[float | dict[str, float], int, float, float]
+
+
+def detect(
+    paths: opt.Paths,
+    output: opt.Events = None,
+    form: opt.EventFormat = None,
+    threshold: opt.Threshold = 0.5,
+    thresholds: opt.Thresholds = None,
+    median: opt.Median = 9,
+    min_duration_ms: opt.MinDurationMs = 0.0,
+    merge_gap_ms: opt.MergeGapMs = 0.0,
+    model: opt.Detector = DEFAULT_DETECTOR,
+    weights: opt.DetectorWeights = None,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """List the sound events of every file: label, onset, offset, score."""
+    files = start.files(paths)
+    name = _format_name(files, output, form, overwrite)
+    chosen = _by_label(thresholds) if thresholds else threshold
+    options = (chosen, median, min_duration_ms, merge_gap_ms)
+    from embedder.events import EventRules, check_detects
+
+    if model in MODELS:  # before its weights are fetched
+        check_detects(model, MODELS[model])
+    embedder = start.load(model, weights, device)
+    check_detects(embedder.name, embedder.spec)
+    EventRules.of(embedder.labels, *options)  # refuses options that make no sense
+    mel = embedder.spec.mel
+    with Report(len(files)) as report, ExitStack() as stack:
+        write = _sink(stack, output, name, (mel.fmin, mel.fmax), overwrite)
+        for recording in _recordings(embedder, files, options, start.workers(workers)):
+            write(recording)
+            report.file(recording.path, recording.error)
+    report.exit(f"{len(files)} files, {report.failed} failed")
+
+
+def _format_name(
+    files: Sequence[str], output: Path | None, form: str | None, overwrite: bool
+) -> str | None:
+    """The format to write, None for a table on stdout; BadRequest for what cannot be written."""
+    if form is not None:
+        check_format(form)
+    if output is None:
+        name = form
+    elif output.is_dir():
+        if form is None:
+            raise BadRequest(f"{output} is a folder; --format says what to write into it")
+        _check_folder(files, output, form, overwrite)
+        return form
+    else:
+        name = form or format_of(output)
+        if not output.parent.is_dir():
+            raise BadRequest(f"cannot write {str(output)!r}; name a file in an existing folder")
+        if output.exists() and not overwrite:
+            raise BadRequest(f"{output} exists; --overwrite replaces it")
+    if name is not None and not FORMATS[name].several and len(files) > 1:
+        raise BadRequest(f"{name} holds one recording; name a folder with -o for {len(files)}")
+    return name
+
+
+def _check_folder(files: Sequence[str], folder: Path, form: str, overwrite: bool) -> None:
+    """A folder gets a file a recording; none may be there, and no two the same."""
+    targets: dict[Path, str] = {}
+    for path in files:
+        target = _beside(folder, path, form)
+        if target in targets:
+            raise BadRequest(f"{path} and {targets[target]} would both become {target}")
+        if target.exists() and not overwrite:
+            raise BadRequest(f"{target} exists; --overwrite replaces it")
+        targets[target] = path
+
+
+def _beside(folder: Path, path: str, form: str) -> Path:
+    return folder / f"{Path(path).stem}{FORMATS[form].suffix}"
+
+
+def _sink(
+    stack: ExitStack,
+    output: Path | None,
+    name: str | None,
+    band_hz: tuple[float, float],
+    overwrite: bool,
+) -> Callable[[Recording], None]:
+    """Where recordings go, until the stack is closed."""
+    if output is not None and name is not None and output.is_dir():
+        return _into_folder(output, name, band_hz)
+    sink = stack.enter_context(start.lines_to(output, overwrite))
+    document = None if name is None else make_format(name, band_hz)
+    if document is not None:
+        sink.write(document.head)
+        stack.callback(sink.write, document.tail)  # also of a job that is interrupted
+
+    def write(recording: Recording) -> None:
+        sink.write(_table(recording) if document is None else document.part(recording))
+        sink.flush()
+
+    return write
+
+
+def _into_folder(
+    folder: Path, name: str, band_hz: tuple[float, float]
+) -> Callable[[Recording], None]:
+    def write(recording: Recording) -> None:
+        if recording.error is None:
+            document = make_format(name, band_hz)
+            text = f"{document.head}{document.part(recording)}{document.tail}"
+            _beside(folder, recording.path, name).write_text(text, "utf-8")
+
+    return write
+
+
+def _table(recording: Recording) -> str:
+    """For people: nothing of a file that failed, which stderr tells."""
+    if recording.error is not None:
+        return ""
+    rows = [
+        f"{event.onset_s:10.3f} {event.offset_s:10.3f} {event.score:6.3f}  {event.label}\n"
+        for event in recording.events
+    ]
+    return f"{recording.path}\n{''.join(rows) or '  no events'}\n"
+
+
+def _recordings(
+    embedder: AudioEmbedder, files: Sequence[str], options: Options, workers: int
+) -> Iterator[Recording]:
+    """The events of every file, or why it failed, in order."""
+    from embedder.bulk.prefetch import decode_ahead
+
+    with closing(decode_ahead(files, embedder.sample_rate, workers)) as decoded:
+        for path, blocks in decoded:
+            lengths: list[int] = []
+            try:
+                [events] = embedder.events_stream(_measured(blocks, lengths), *options)
+            except EmbedderError as error:
+                yield Recording(printable(path), 0.0, [], str(error))
+            else:
+                yield Recording(printable(path), sum(lengths) / embedder.sample_rate, events)
+
+
+def _measured(blocks: Iterable[Samples], lengths: list[int]) -> Iterator[Samples]:
+    for block in blocks:
+        lengths.append(block.size)
+        yield block
+
+
+def _by_label(path: Path) -> dict[str, float]:
+    """Thresholds from a JSON object."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"cannot read thresholds from {str(path)!r}: {error}") from error
+    if not isinstance(found, dict) or not all(_is_number(value) for value in found.values()):
+        raise BadRequest(f"{path} holds no object of label: threshold")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

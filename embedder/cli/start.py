@@ -1,0 +1,57 @@
+"""What commands that work through files begin with: the files, the decoders, the model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from embedder.bulk.inputs import find_audio
+from embedder.errors import BadRequest
+
+if TYPE_CHECKING:
+    from embedder.model import AudioEmbedder
+
+
+def files(paths: Sequence[str]) -> list[str]:
+    """The files that the arguments name, at least one."""
+    found = find_audio(paths, _listed_on_stdin())
+    if not found:
+        raise BadRequest(f"no audio files in {', '.join(paths)}; name files, folders or patterns")
+    return found
+
+
+def workers(chosen: int | None) -> int:
+    """How many processes decode."""
+    from embedder.bulk.prefetch import default_workers
+
+    return default_workers() if chosen is None else chosen
+
+
+def load(name: str, weights: Path | None, device: str, taps: str | None = None) -> AudioEmbedder:
+    """The model; `taps` separated by commas."""
+    from embedder.model import AudioEmbedder
+
+    chosen = None if taps is None else [tap.strip() for tap in taps.split(",")]
+    return AudioEmbedder.load(name, weights, chosen, device)
+
+
+@contextmanager
+def lines_to(output: Path | None, overwrite: bool) -> Iterator[TextIO]:
+    """A file to write text to, or stdout."""
+    if output is None:
+        yield sys.stdout
+        return
+    if output.exists() and not overwrite:
+        raise BadRequest(f"{output} exists; --overwrite replaces it")
+    with output.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _listed_on_stdin() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        if name := line.rstrip(b"\r\n"):
+            yield os.fsdecode(name)
