@@ -23,6 +23,7 @@ from embedder.audio import load_audio
 from embedder.errors import BadAudio
 from embedder.frontend import LogMel
 from embedder.zoo import MEL_32K, MelConfig
+from eval.synth import sounds
 
 SUFFIXES: Final = frozenset({".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"})
 FRAMES: Final = "frames.npy"
@@ -52,7 +53,7 @@ def to_log_mel(power: torch.Tensor, config: MelConfig = MEL_32K) -> torch.Tensor
 def clip_power(wave: NDArray[np.float32], frontend: LogMel) -> NDArray[np.float16]:
     """Waveform [S] in about [-1, 1] -> fourth root of mel power [F, M]; halves hold it to 0.2 %."""
     step = CHUNK_S * frontend.config.sample_rate
-    parts = []
+    parts: list[NDArray[np.float16]] = []
     for begin in range(0, max(1, len(wave)), step):
         chunk = torch.from_numpy(wave[begin : begin + step])
         if len(chunk) >= frontend.config.n_fft or not parts:
@@ -69,14 +70,14 @@ class Corpus:
         self.clips = tuple(clips)
 
     @classmethod
-    def open(cls, folder: Path) -> Corpus:
-        """What `build` wrote."""
+    def open(cls, folder: Path, *, in_memory: bool = False) -> Corpus:
+        """What `build` wrote; mapped from disk unless it is to be held in memory."""
         with (folder / INDEX).open(newline="") as file:
             clips = [
                 Clip(row["path"], int(row["start"]), int(row["frames"]))
                 for row in csv.DictReader(file)
             ]
-        return cls(np.load(folder / FRAMES, mmap_mode="r"), clips)
+        return cls(np.load(folder / FRAMES, mmap_mode=None if in_memory else "r"), clips)
 
     def where(self, only: Iterable[str] = ("*",), but: Iterable[str] = ()) -> Corpus:
         """The clips whose path matches one of `only` and none of `but` (shell patterns)."""
@@ -111,18 +112,23 @@ def audio_files(roots: Iterable[Path]) -> Iterator[tuple[str, Path]]:
                 yield f"{root.name}/{path.relative_to(root).as_posix()}", path
 
 
-def build(roots: Sequence[Path], folder: Path, workers: int = 2) -> Corpus:
-    """Decode everything below `roots` and write it to `folder`; unreadable files are left out."""
-    folder.mkdir(parents=True, exist_ok=True)
+def build(roots: Sequence[Path], folder: Path, workers: int = 2, synthetic: int = 0) -> Corpus:
+    """Decode everything below `roots`, add so many made sounds, and write it to `folder`.
+
+    Unreadable files are left out.
+    """
     named = list(audio_files(roots))
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         parts = list(pool.map(_file_power, (path for _, path in named), chunksize=16))
     found = [(name, part) for (name, _), part in zip(named, parts, strict=True) if part is not None]
+    frontend = LogMel(MEL_32K)
+    found += [(name, clip_power(wave, frontend)) for name, wave in sounds(synthetic)]
     return write(found, folder)
 
 
 def write(parts: Iterable[tuple[str, NDArray[np.float16]]], folder: Path) -> Corpus:
     """Named arrays [F, M] -> a corpus on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
     clips, arrays, start = [], [], 0
     for name, part in parts:
         clips.append(Clip(name, start, len(part)))

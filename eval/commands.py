@@ -1,0 +1,261 @@
+"""The commands of `python -m eval`: options in, files and one table out.
+
+What needs torch or scikit-learn is imported inside, so that help is quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+
+from embedder.errors import BadRequest
+from embedder.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from eval.trainer import Metrics, Trainer
+
+LOG_EVERY: Final = 250
+SETTLING: Final = 24  # batches that measure the statistics of the finished student
+# What the bundled model's student never trains on, as paths in the corpus.
+HELD_OUT: Final = ("distill/kenney/*", "distill/librosa/*", "esc10/*/4-*", "fsdd/*_lucas_*")
+
+Model = Annotated[str, typer.Option(help="Model name or self-describing checkpoint.")]
+Weights = Annotated[Path | None, typer.Option(help="Its checkpoint, if not searched for.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.csv, curve, result.")]
+Layout = Annotated[str, typer.Option(help="auto, folder, csv, esc50, esc10, openmic, ...")]
+TestFold = Annotated[list[str], typer.Option(help="Fold to test on; repeat for several.")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+Data = Annotated[Path, typer.Argument(help="Folder or CSV of labelled sound.")]
+
+
+def corpus(
+    roots: Annotated[list[Path], typer.Argument(help="Folders of unlabelled sound.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    workers: int = 2,
+    synthetic: Annotated[int, typer.Option(help="Made sounds to add.")] = 420,
+) -> None:
+    """Decode sound once into mel-power frames, with some synthetic sounds, for `distill`."""
+    from eval.corpus import build
+
+    found = build(roots, out, workers, synthetic=synthetic)
+    hours = sum(clip.frames for clip in found.clips) / 360_000
+    _say(f"{len(found)} clips, {hours:.1f} h in {out}")
+
+
+def distill(
+    corpus: Annotated[Path, typer.Argument(help="What `corpus` wrote.")],
+    out: Out,
+    teacher: Model = "mn04_as",
+    weights: Weights = None,
+    steps: int = 6500,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    hold_out: Annotated[list[str], typer.Option(help="Paths never trained on.")] = list(HELD_OUT),  # noqa: B006
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Distil a teacher's feature maps into a random student: how the bundled model was made."""
+    import torch
+
+    from embedder.model import AudioEmbedder
+    from eval import parallel
+    from eval.corpus import Corpus
+    from eval.distill import save_student
+    from eval.features import FeatureConfig, FeatureDistillation, student_of
+    from eval.heldout import HeldOut, crops
+    from eval.mixing import Mixer
+    from eval.norms import settle
+    from eval.soap import soap
+    from eval.trainer import CHECKPOINT, Schedule, TrainConfig, Trainer
+
+    sounds = Corpus.open(corpus, in_memory=True)
+    source = AudioEmbedder.load(teacher, weights, device="cpu")
+    torch.manual_seed(seed + 1)
+    student = student_of(source, out.name)
+    held_out = HeldOut(source.backbone, crops(sounds.where(only=hold_out)))
+    task = FeatureDistillation(
+        student.backbone,
+        source.backbone,
+        Mixer(sounds.where(but=hold_out), seed=seed, rank=parallel.rank()),
+        FeatureConfig(steps),
+        held_out.compare,
+        device,
+    )
+    if not (out / CHECKPOINT).is_file():
+        task.start_from_statistics()
+    config = TrainConfig(
+        Schedule(steps, rate, warm_up=0.01, plateau=0.49, ramp_down=0.49),
+        seed=seed,
+        evaluate_every=LOG_EVERY,
+        checkpoint_every=LOG_EVERY,
+        clip_norm=20.0,
+        device=device,
+    )
+    _run(Trainer(task, out, config, soap, _report))
+    if parallel.rank() == 0:
+        settle(student.backbone, map(task.sample, range(SETTLING)))
+        save_student(out / f"{out.name}.safetensors", student)
+
+
+def logits(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    teacher: Annotated[list[str], typer.Option(help="Teacher; repeat for an ensemble.")],
+    layout: Layout = "auto",
+) -> None:
+    """Store teachers' mean logits for offline distillation with `distill-tags`."""
+    from embedder.model import AudioEmbedder
+    from eval.data import open_dataset
+    from eval.distill import ensemble_logits, save_logits
+
+    paths = [example.path for example in open_dataset(data, layout).examples]
+    save_logits(out, paths, ensemble_logits([AudioEmbedder.load(name) for name in teacher], paths))
+    _say(f"logits of {len(paths)} clips in {out}")
+
+
+def distill_tags(
+    data: Data,
+    out: Out,
+    student: Model = DEFAULT_MODEL,
+    stored: Annotated[Path | None, typer.Option("--logits", help="What `logits` wrote.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Online teacher, without --logits.")] = None,
+    layout: Layout = "auto",
+    labelled: Annotated[bool, typer.Option(help="Use the labels (AudioSet's) as well.")] = False,
+    random: Annotated[bool, typer.Option(help="Start from random weights.")] = False,
+    steps: int = 10_000,
+    rate: float = 2e-3,
+    batch: int = 120,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Distil tags by the papers' recipe: stored logits of teachers, or a teacher beside."""
+    from embedder.model import AudioEmbedder
+    from eval.data import Waves, open_dataset
+    from eval.distill import DistillConfig, Material, TagDistillation, load_logits, save_student
+    from eval.trainer import Schedule, TrainConfig, Trainer
+
+    if labelled and stored is not None:
+        raise BadRequest("--labelled goes with --teacher; stored logits come without labels")
+    load = AudioEmbedder.build if random else AudioEmbedder.load
+    model = load(student).to("cpu")
+    if stored is not None:
+        paths, taught = load_logits(stored)
+        material = Material(Waves(paths, model.sample_rate), logits=taught)
+    else:
+        found = open_dataset(data, layout)
+        targets = found.targets() if labelled else None
+        material = Material(found.waves(model.sample_rate), targets)
+    beside = AudioEmbedder.load(teacher, device=device) if teacher else None
+    task = TagDistillation(model, material, DistillConfig(batch=batch, seed=seed), beside)
+    # 8 of 200 epochs warm-up, 72 plateau, 95 ramp-down, 25 at 1 %.
+    config = TrainConfig(Schedule(steps, rate, 0.04, 0.36, 0.475), seed, device=_place(device))
+    _run(Trainer(task, out, config, report=_report))
+    save_student(out / f"{out.name}.safetensors", model.to("cpu"))
+
+
+def finetune(
+    data: Data,
+    out: Out,
+    test_fold: TestFold,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    layout: Layout = "auto",
+    epochs: int = 80,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    batch: int = 32,
+    seconds: Annotated[float, typer.Option(help="Length of training crops.")] = 10.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Fine-tune on labelled sound; the result serves its own labels as tags."""
+    from embedder.model import AudioEmbedder
+    from eval.data import open_dataset
+    from eval.finetune import Finetune, FinetuneConfig
+    from eval.trainer import TrainConfig, Trainer
+
+    train, test = open_dataset(data, layout).split(test_fold)
+    config = FinetuneConfig(epochs, rate, batch, seconds, seed)
+    place = _place(device)
+    task = Finetune(AudioEmbedder.load(model, weights, device=place), train, test, config)
+    count = len(train.examples)
+    every = 5 * config.per_epoch(count)
+    loop = TrainConfig(
+        config.schedule(count), seed, every, every, device=place, amp=place.startswith("cuda")
+    )
+    _run(Trainer(task, out, loop, report=_report))
+    task.save(out / f"{out.name}.safetensors")
+
+
+def probe(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    layout: Layout = "auto",
+    test_fold: Annotated[list[str], typer.Option(help="Fold to test on.")] = [],  # noqa: B006
+    kind: Annotated[str, typer.Option(help="linear or mlp.")] = "linear",
+    seed: Seed = 0,
+) -> None:
+    """Train a classifier on frozen embeddings, in seconds."""
+    from embedder.model import AudioEmbedder
+    from eval.data import open_dataset
+    from eval.finetune import score
+    from eval.probe import embed, fit_probe
+
+    embedder = AudioEmbedder.load(model, weights)
+    dataset = open_dataset(data, layout)
+    train, test = dataset.split(test_fold) if test_fold else (dataset, None)
+    vectors = embed(embedder, train.waves(embedder.sample_rate))
+    fitted = fit_probe(vectors, train, embedder, kind, seed)
+    fitted.save(out)
+    if test is not None:
+        vectors = embed(embedder, test.waves(embedder.sample_rate))
+        _report(score(fitted.logits(vectors), test.targets(), test.multi_label))
+    _say(f"{len(train.labels)} labels from {len(train.examples)} clips in {out}")
+
+
+def card(
+    audio: Annotated[Path, typer.Argument(help="Folder with distill/, esc10/ and fsdd/.")],
+    student: Model = DEFAULT_MODEL,
+    teacher: Model = "mn04_as",
+    weights: Annotated[Path | None, typer.Option(help="The teacher's checkpoint.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Card to put the tables into.")] = None,
+) -> None:
+    """Every score of the bundled model's card, in one table."""
+    from embedder.model import AudioEmbedder
+    from eval.card import insert, scores
+
+    tables = scores(AudioEmbedder.load(student), AudioEmbedder.load(teacher, weights), audio)
+    if page is not None:
+        insert(page, tables)
+    Console(soft_wrap=True, markup=False, highlight=False).print(tables)
+
+
+def _run(trainer: Trainer) -> None:
+    if not trainer.run():  # not the process that logs
+        return
+    try:
+        from eval.curve import draw
+    except ImportError:
+        _say("no curve: install matplotlib (the extra `train`) to have one drawn")
+    else:
+        draw(trainer.rows, trainer.folder / "curve.png")
+
+
+def _report(row: Metrics) -> None:
+    _say("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(line)
+
+
+def _place(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
