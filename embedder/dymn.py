@@ -23,17 +23,14 @@ from embedder.blocks import (
     round_channels,
     tracing,
 )
+from embedder.context import Affine, ContextGenerator, affine, context_size
 from embedder.dynamic import (
-    Affine,
-    ContextGenerator,
     DynamicDepthwise,
     DynamicPointwise,
     DynamicReLU,
     KernelAttention,
     StaticActivation,
     StaticConv,
-    affine,
-    context_size,
     join,
 )
 from embedder.heads import MLPHead

@@ -1,4 +1,4 @@
-"""Dynamic convolution, dynamic ReLU and coordinate attention (arXiv 2310.15648, section III).
+"""Dynamic convolution and dynamic ReLU (arXiv 2310.15648, section III-D and III-E).
 
 Axes: B batch, C channels, O and I output and input channels, H context size, K kernels,
 M lines of the dynamic ReLU, f frequency, t time.
@@ -19,97 +19,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedder.blocks import BlockConfig, Constants, batch_norm, round_channels
+from embedder.blocks import BlockConfig, Constants
+from embedder.context import Affine, ClipWise, per_clip
 from embedder.zoo import DyMNConfig
-
-
-def context_size(config: DyMNConfig, expanded: int) -> int:
-    """H = C_exp / r, kept within bounds that scale with the width (section IV-A.3)."""
-    low = round_channels(config.min_context * config.width)
-    high = round_channels(config.max_context * config.width)
-    return min(max(round_channels(expanded // config.reduction), low), high)
 
 
 def join(batches: Sequence[Tensor]) -> Tensor:
     """One batch of several; a lone one is not copied."""
     return batches[0] if len(batches) == 1 else torch.cat(tuple(batches))
-
-
-class Affine(NamedTuple):
-    """What a BatchNorm does to each channel outside training."""
-
-    scale: Tensor  # C
-    shift: Tensor  # C
-
-
-def affine(norm: nn.BatchNorm2d) -> Affine:
-    """A BatchNorm's running statistics and weights as two vectors."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return Affine(scale, norm.bias - norm.running_mean * scale)
-
-
-class PositionWise(nn.Conv2d):
-    """A linear layer at every position of a sequence, stored as a 1x1 convolution."""
-
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, 1, bias=bias)
-
-    def forward(self, sequence: Tensor) -> Tensor:
-        """[B, n, I] -> [B, n, O]."""
-        return functional.linear(sequence, self.weight.flatten(1), self.bias)
-
-
-class Context(NamedTuple):
-    """What one block reads off its input."""
-
-    vector: Tensor  # B H
-    gate_f: Tensor  # B C f 1, in (0, 1), after the block's stride
-    gate_t: Tensor  # B C 1 t
-
-
-class ContextGenerator(nn.Module):
-    """Embeds a map's frequency and time profiles (Fig. 2), and makes attention of them (Eq. 7)."""
-
-    def __init__(self, size: int, block: BlockConfig) -> None:
-        super().__init__()
-        self.joint_conv = PositionWise(block.in_channels, size, bias=False)
-        self.joint_norm = batch_norm(size)
-        self.conv_f = PositionWise(size, block.expanded)
-        self.conv_t = PositionWise(size, block.expanded)
-        self.stride = block.stride
-
-    def forward(self, x: Tensor) -> Context:
-        """[B, I, f, t] -> the context of each clip."""
-        profiles = torch.cat([x.mean(3), x.mean(2)], 2).transpose(1, 2)  # B f+t I
-        joint = functional.hardswish(self._normalise(self.joint_conv(profiles)))  # B f+t H
-        bands = x.shape[2]
-        gate_f = self.conv_f(_halve(joint[:, :bands], self.stride[0])).sigmoid()  # B f C
-        gate_t = self.conv_t(_halve(joint[:, bands:], self.stride[1])).sigmoid()  # B t C
-        return Context(
-            joint.mean(1), gate_f.transpose(1, 2)[..., None], gate_t.transpose(1, 2)[:, :, None]
-        )
-
-    def _normalise(self, sequence: Tensor) -> Tensor:
-        if not self.training:
-            norm = affine(self.joint_norm)
-            return torch.addcmul(norm.shift, sequence, norm.scale)
-        maps: Tensor = self.joint_norm(sequence.transpose(1, 2)[..., None])
-        return maps[..., 0].transpose(1, 2)
-
-
-def _halve(sequence: Tensor, stride: int) -> Tensor:
-    """[B, n, H] -> [B, n / stride, H], means of three; padding zeros count."""
-    if stride == 1:
-        return sequence
-    return functional.avg_pool1d(sequence.transpose(1, 2), 3, stride, 1).transpose(1, 2)
 
 
 class KernelAttention(nn.Module):
@@ -138,7 +60,7 @@ class DynamicConv(nn.Module):
         fan_out = (1 if shape[1] == 1 else shape[0]) * shape[2] * shape[3]
         kernels = torch.randn(config.kernels, *shape) * math.sqrt(2 * config.kernels / fan_out)
         self.weight = nn.Parameter(kernels.view(1, 1, config.kernels, -1))
-        self.residuals = nn.ModuleList([nn.Linear(context, config.kernels)])
+        self.residuals = nn.ModuleList([ClipWise(context, config.kernels)])
         self.attention = KernelAttention(config.temperature)
 
     def attend(self, vector: Tensor) -> Tensor:
@@ -149,7 +71,8 @@ class DynamicConv(nn.Module):
 
     def mixed(self, vector: Tensor, norm: Affine | None) -> Tensor:
         """[B, H] -> one kernel per clip [B, O, I/groups, k, k]."""
-        kernels = (self.attend(vector) @ self.weight[0, 0]).view(-1, *self.shape)
+        shares = self.attend(vector)[:, None]  # B 1 K
+        kernels = per_clip(shares, self.weight[0, 0]).view(-1, *self.shape)
         return kernels if norm is None else kernels * norm.scale[:, None, None, None]
 
 
@@ -236,7 +159,7 @@ class DynamicReLU(Constants):
         super().__init__()
         self.channels = channels
         self.lines = config.mappings
-        self.coef_net = nn.Sequential(nn.Linear(context, 2 * self.lines * channels))
+        self.coef_net = nn.Sequential(ClipWise(context, 2 * self.lines * channels))
         # Slopes move by up to 1 around (1, 0, ...), intercepts by up to 0.5 around 0.
         self.register_constant("lambdas", torch.tensor([1.0] * self.lines + [0.5] * self.lines))
         self.register_constant("init_v", torch.tensor([1.0] + [0.0] * (2 * self.lines - 1)))

@@ -2,24 +2,21 @@
 
 The post-processing of arXiv 2503.11373 (section III-B), for audio that comes piece by piece.
 
-Axes: B clips, T frames, N classes. Frame t covers the 40 ms from t x 40 ms on.
+Axes: T frames, N labels. Frame t covers the 40 ms from t x 40 ms on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from torch import Tensor
 
 from embedder.errors import BadRequest
 from embedder.frame_mn import FRAME_MS
-from embedder.labels import strong_labels
-from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
 
 Frames: TypeAlias = NDArray[np.float32]  # T N
 Threshold: TypeAlias = float | Sequence[float] | Mapping[str, float]
@@ -39,21 +36,6 @@ class Event:
     onset_s: float
     offset_s: float
     score: float
-
-
-@dataclass(frozen=True, slots=True)
-class FrameProbabilities:
-    """Probability of every label in every frame.
-
-    `values` [B, T, N] and the centres of the frames, `ms` [B, T], in milliseconds (float64).
-    Unpacks as a pair.
-    """
-
-    values: Tensor
-    ms: Tensor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.values, self.ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,51 +175,9 @@ class EventFinder:
         return Event(self._rules.labels[index], onset, offset, run.peak)
 
 
-def find_events(
-    pieces: Iterable[FrameProbabilities], rules: EventRules, seconds: Callable[[], float]
-) -> list[list[Event]]:
-    """The events of each clip, by onset; after the last piece `seconds` says the clips' length."""
-    finders: list[EventFinder] = []
-    found: list[list[Event]] = []
-    for values, _ in pieces:
-        finders = finders or [EventFinder(rules) for _ in values]
-        found = found or [[] for _ in values]
-        for finder, events, frames in zip(finders, found, values.cpu().numpy(), strict=True):
-            events += finder.push(frames)
-    for finder, events in zip(finders, found, strict=True):
-        events += finder.finish(seconds())
-    return [in_order(events) for events in found]
-
-
 def in_order(events: Iterable[Event]) -> list[Event]:
     """By onset; those that begin together by offset, then by label."""
     return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
-
-
-def n_frames(samples: int, sample_rate: int) -> int:
-    """Frames that a clip of so many samples touches."""
-    return -(-samples * 1000 // (FRAME_MS * sample_rate))
-
-
-def frame_ms(count: int, first: int = 0) -> NDArray[np.float64]:
-    """Milliseconds of the centres of `count` frames."""
-    return (np.arange(first, first + count, dtype=np.float64) + 0.5) * FRAME_MS
-
-
-def check_detects(name: str, spec: ModelSpec) -> None:
-    """BadRequest unless this model tells frames apart."""
-    if not isinstance(spec.network, FrameMNConfig):
-        raise BadRequest(f"{name} finds no events; choose one of {', '.join(detectors())}")
-
-
-def detectors() -> list[str]:
-    """The published models of sound events."""
-    return [
-        name
-        for name, spec in MODELS.items()
-        if isinstance(spec.network, FrameMNConfig)
-        and spec.network.n_classes == len(strong_labels())
-    ]
 
 
 def _runs(frames: Frames, thresholds: NDArray[np.float64]) -> Iterator[tuple[int, _Run]]:

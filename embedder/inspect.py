@@ -22,8 +22,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from embedder.context import Context, ContextGenerator
 from embedder.dymn import DyMN, DynamicBlock
-from embedder.dynamic import Context, ContextGenerator, DynamicReLU, KernelAttention
+from embedder.dynamic import DynamicReLU, KernelAttention
 from embedder.errors import BadRequest
 
 # Block number, from 1 -> inputs and outputs of its dynamic ReLU [2, P].

@@ -20,20 +20,10 @@ from torch import Tensor, nn
 
 from embedder import checkpoints, windows
 from embedder.audio import check_peak
+from embedder.detection import Clock, FrameProbabilities, check_detects, find_events, joined
 from embedder.dymn import DyMN
 from embedder.errors import BadAudio, BadRequest, UnknownTap, WeightsMismatch
-from embedder.events import (
-    MEDIAN,
-    THRESHOLD,
-    Event,
-    EventRules,
-    FrameProbabilities,
-    Threshold,
-    check_detects,
-    find_events,
-    frame_ms,
-    n_frames,
-)
+from embedder.events import MEDIAN, THRESHOLD, Event, EventRules, Threshold
 from embedder.frame_mn import FrameMN, published_names
 from embedder.frontend import LogMel
 from embedder.labels import default_labels
@@ -296,23 +286,17 @@ class AudioEmbedder(nn.Module):
     ) -> list[list[Event]]:
         """`events` of audio that arrives in consecutive blocks [B, s], in bounded memory."""
         rules = EventRules.of(self.labels, threshold, median, min_duration_ms, merge_gap_ms)
-        counted = _Counted(blocks)
-        pieces = self.frame_probabilities_stream(counted)
-        return find_events(pieces, rules, lambda: counted.samples / self.sample_rate)
+        clock = Clock(map(check_waveforms, blocks), self.sample_rate)
+        return find_events(self.frame_probabilities_stream(clock), rules, clock)
 
     def frame_probabilities_stream(
         self, blocks: Iterable[Waveforms]
     ) -> Iterator[FrameProbabilities]:
         """`frame_probabilities` piece by piece, of audio that arrives in blocks [B, s]."""
         check_detects(self.name, self.spec)
-        counted = _Counted(blocks)
-        first = 0
-        for features in self._window_features(counted, chunk_plan(self.sample_rate), (EVENTS,)):
-            last = n_frames(counted.samples, self.sample_rate)
-            values = features[EVENTS].flatten(1, 2)[:, : last - first]  # B n t N -> B T N
-            ms = torch.from_numpy(frame_ms(values.shape[1], first)).expand(len(values), -1)
-            yield FrameProbabilities(values, ms.to(values.device))
-            first += values.shape[1]
+        clock = Clock(map(check_waveforms, blocks), self.sample_rate)
+        chunks = self._window_features(clock, chunk_plan(self.sample_rate), (EVENTS,))
+        return joined((chunk[EVENTS] for chunk in chunks), clock)
 
     @torch.inference_mode()
     def window_features(self, batch: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
@@ -391,19 +375,6 @@ def check_waveforms(waveforms: Waveforms) -> Tensor:
     wave = wave.float()
     check_peak(float(wave.abs().max()))
     return wave
-
-
-class _Counted(Iterator[Tensor]):
-    """Checked blocks [B, s] as they come; `samples` of a clip so far."""
-
-    def __init__(self, blocks: Iterable[Waveforms]) -> None:
-        self._blocks = iter(blocks)
-        self.samples = 0
-
-    def __next__(self) -> Tensor:
-        block = check_waveforms(next(self._blocks))
-        self.samples += block.shape[1]
-        return block
 
 
 def _centres(vectors: Tensor, first: int, hop_ms: float) -> Tensor:

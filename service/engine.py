@@ -127,7 +127,7 @@ class Engine:
         return Answer(upload.served, upload.task, values, samples, state, timings)
 
     async def _infer(self, samples: NDArray[np.float32], upload: Upload) -> NDArray[np.float32]:
-        """[S] -> [D], or [n, D] for timestamps."""
+        """[S] -> [D], [n, D] for timestamps, or [T, N] for events."""
         batcher, task = upload.served.batcher, upload.task
         wanted = tuple(dict.fromkeys(task.taps))
         rows: list[NDArray[np.float32]] = []
@@ -143,7 +143,7 @@ class Engine:
                 total = part if total is None else total + part
                 count += len(joined)
         if total is None:
-            return np.concatenate(rows)
+            return task.joined(rows, samples.size, upload.served.model.sample_rate)
         return (total / count).astype(np.float32)
 
     def _check_work(self, task: ResolvedTask, samples: int, sample_rate: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -12,10 +13,13 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 from numpy.typing import NDArray
 
+from embedder.annotations import as_json
+from embedder.events import EventFinder, EventRules, in_order
 from service.negotiation import JSON, NPY, NPZ
 from service.tasks import Answer
 
 PIECE_VALUES: Final = 1 << 16  # about 3 ms of making JSON
+_EVENTS_HEAD: Final = ("model", "seconds", "cached")
 
 
 def respond(answer: Answer, media_type: str, top_k: int) -> Response:
@@ -31,6 +35,22 @@ def respond(answer: Answer, media_type: str, top_k: int) -> Response:
         body = {**_head(answer), "embedding": answer.values}
         return Response(_dump(body), headers=headers, media_type=JSON)
     return StreamingResponse(_long_json(answer), headers=headers, media_type=JSON)
+
+
+async def respond_events(answer: Answer, media_type: str, rules: EventRules) -> Response:
+    """The events as JSON; as npy or npz the probabilities [T, N] that they are made of."""
+    if media_type != JSON:
+        return respond(answer, media_type, top_k=0)
+    found = await asyncio.to_thread(_events, answer, rules)
+    headers = {"x-cache": answer.cache, "x-model": answer.served.model.name}
+    return Response(found, headers=headers, media_type=JSON)
+
+
+def _events(answer: Answer, rules: EventRules) -> bytes:
+    finder = EventFinder(rules)
+    found = [*finder.push(answer.values), *finder.finish(answer.seconds)]
+    head = {key: value for key, value in _head(answer).items() if key in _EVENTS_HEAD}
+    return _dump({**head, "events": [as_json(event) for event in in_order(found)]})
 
 
 def _head(answer: Answer) -> dict[str, Any]:
@@ -92,7 +112,8 @@ def _npy(array: NDArray[Any]) -> bytes:
 
 
 def _npz(answer: Answer) -> bytes:
-    name = answer.task.asked.output
+    output = answer.task.asked.output
+    name = "probabilities" if output == "events" else output
     arrays: dict[str, Any] = {name: answer.values}
     if answer.task.asked.kind == "timestamps":
         arrays = {**arrays, "timestamps_ms": answer.ms}

@@ -6,19 +6,22 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from embedder.events import EventRules
 from service import rendering, uploads
 from service.middleware import TIMINGS
 from service.negotiation import NPY, NPZ, best_format
 from service.schemas import (
     EmbedQuery,
     EmbedResponse,
+    EventsQuery,
+    EventsResponse,
     Problem,
     TagsQuery,
     TagsResponse,
     TimestampsQuery,
 )
 from service.state import require_key, service_of
-from service.tasks import Answer, Task
+from service.tasks import Answer, Task, Upload
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem, "description": description}
@@ -95,19 +98,53 @@ async def tags(request: Request, query: Annotated[TagsQuery, Query()]) -> Respon
     return await _answer(request, query.model, task, query.top_k)
 
 
+@router.post(
+    "/events",
+    response_model=EventsResponse,
+    responses=_FORMATS,
+    openapi_extra=_BODY,
+    tags=["audio"],
+)
+async def events(request: Request, query: Annotated[EventsQuery, Query()]) -> Response:
+    """What sounds when.
+
+    npy and npz hold the probabilities of all labels in frames of 40 ms, before the filter.
+    """
+    media_type, upload = await _prepared(request, query.model, Task("events"))
+    rules = EventRules.of(
+        upload.served.model.labels,
+        query.threshold,
+        query.median,
+        query.min_duration_ms,
+        query.merge_gap_ms,
+    )
+    answer = await _computed(request, upload)
+    return await rendering.respond_events(answer, media_type, rules)
+
+
 async def _answer(request: Request, model: str | None, task: Task, top_k: int = 0) -> Response:
+    media_type, upload = await _prepared(request, model, task)
+    return rendering.respond(await _computed(request, upload), media_type, top_k)
+
+
+async def _prepared(request: Request, model: str | None, task: Task) -> tuple[str, Upload]:
+    """The form of the answer, and the upload with what is to be made of it."""
     service = service_of(request)
     service.check_ready()
     media_type = best_format(request.headers.get("accept"))
     data = await uploads.read(request)
-    upload = await service.engine.prepare(data, model, task)
-    found = await service.engine.find(upload)
+    return media_type, await service.engine.prepare(data, model, task)
+
+
+async def _computed(request: Request, upload: Upload) -> Answer:
+    engine = service_of(request).engine
+    found = await engine.find(upload)
     if isinstance(found, Answer):
         answer = found
     else:
-        answer = await uploads.unless_gone(request, service.engine.compute(upload, found))
+        answer = await uploads.unless_gone(request, engine.compute(upload, found))
     request.scope[TIMINGS].update(answer.timings)
-    return rendering.respond(answer, media_type, top_k)
+    return answer
 
 
 def _taps(names: str | None) -> tuple[str, ...] | None:

@@ -44,6 +44,18 @@ class TagsQuery(AudioQuery):
     top_k: int = Field(default=10, ge=1, le=10_000, description="How many tags, best first.")
 
 
+class EventsQuery(BaseModel):
+    """Options of /events."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(default=None, description="One of /v1/models that finds events.")
+    threshold: float = Field(default=0.5, gt=0, le=1, description="A label sounds from here on.")
+    median: int = Field(default=9, ge=1, le=999, description="Frames of the filter, odd.")
+    min_duration_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
+    merge_gap_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
+
+
 class EmbedResponse(BaseModel):
     """One vector for the clip, or with kind=timestamps one for every timestamp."""
 
@@ -82,6 +94,24 @@ class TagsResponse(BaseModel):
     cached: bool
     tags: list[Tag] | None = None
     windows: list[WindowTags] | None = None
+
+
+class SoundEvent(BaseModel):
+    """A sound from onset to offset, in seconds."""
+
+    label: str = Field(examples=["Speech"])
+    onset: float = Field(examples=[0.48])
+    offset: float = Field(examples=[2.12])
+    score: float = Field(examples=[0.91], description="Its highest probability.")
+
+
+class EventsResponse(BaseModel):
+    """The events of the clip, by onset."""
+
+    model: str = Field(examples=["fmn10+tf-256_strong"])
+    seconds: float
+    cached: bool
+    events: list[SoundEvent]
 
 
 class Problem(BaseModel):

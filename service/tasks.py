@@ -11,19 +11,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedder.model import TAGS
+from embedder.detection import check_detects, frame_ms, n_frames
+from embedder.model import EVENTS, TAGS
 from embedder.windows import (
     SCENE_HOP_MS,
     SCENE_WINDOW_MS,
     TIMESTAMP_HOP_MS,
     TIMESTAMP_WINDOW_MS,
-    WindowPlan,
+    Plan,
+    chunk_plan,
     scene_plan,
     timestamp_plan,
 )
 from service.models import Served
 
-Output = Literal["embedding", "tags"]
+Output = Literal["embedding", "tags", "events"]
 Kind = Literal["scene", "timestamps"]
 CacheState = Literal["hit", "miss", "bypass"]
 
@@ -32,7 +34,8 @@ CacheState = Literal["hit", "miss", "bypass"]
 class Task:
     """What is asked of a clip.
 
-    `output` is "embedding" or "tags"; `kind` "scene" (one vector) or "timestamps" (one a window).
+    `output` is "embedding", "tags" or "events" (each label's probability in every frame, from
+    which events are made); `kind` "scene" (one vector) or "timestamps" (one a window, or a frame).
     None stands for the defaults of the model or of the kind.
     """
 
@@ -45,6 +48,10 @@ class Task:
     def resolved(self, served: Served) -> ResolvedTask:
         """Every default filled in; BadRequest or UnknownTap where that makes no sense."""
         model = served.model
+        if self.output == "events":
+            check_detects(model.name, model.spec)
+            asked = Task("events", "timestamps", taps=(EVENTS,))
+            return ResolvedTask(asked, chunk_plan(model.sample_rate))
         # Tags of short windows mean little: theirs are those of the scene embedding.
         short = self.kind == "timestamps" and self.output == "embedding"
         window, hop = (
@@ -65,7 +72,7 @@ class ResolvedTask:
     """A task without gaps, and the windows it means."""
 
     asked: Task
-    plan: WindowPlan
+    plan: Plan
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -82,15 +89,29 @@ class ResolvedTask:
         return self.plan.whole_clips and samples <= self.plan.window
 
     def centres_ms(self, samples: int, sample_rate: int) -> NDArray[np.float64]:
-        """Milliseconds of the windows' centres [n]."""
+        """Milliseconds of the centres of windows [n], or of frames [T]."""
+        if self.asked.output == "events":
+            return frame_ms(n_frames(samples, sample_rate))
         if self.whole(samples):
             return np.array([samples / 2 * 1000 / sample_rate], np.float64)
         return np.arange(self.plan.n_windows(samples), dtype=np.float64) * self.hop_ms
 
+    def joined(
+        self, rows: list[NDArray[np.float32]], samples: int, sample_rate: int
+    ) -> NDArray[np.float32]:
+        """Rows of windows [n, D], or of windows' frames [n, t, N] as those of the clip [T, N]."""
+        values = np.concatenate(rows)
+        if self.asked.output == "events":
+            values = values.reshape(-1, values.shape[-1])[: n_frames(samples, sample_rate)]
+        return values
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`values` [D] for a scene, [n, D] for timestamps, centred at `ms` [n]."""
+    """`values` [D] for a scene, [n, D] for timestamps, centred at `ms` [n].
+
+    For events [T, N]: of T frames, probabilities of N labels.
+    """
 
     served: Served
     task: ResolvedTask

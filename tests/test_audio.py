@@ -408,15 +408,16 @@ def test_bad_files_give_a_typed_error_or_what_is_there(name: str, as_path: bool)
 
 
 GREEDY = """
-import resource, struct
+import struct
 from embedder.audio import BadAudio, load_audio
+from tests.memory import peak_megabytes
 
 form = struct.pack("<IHHIIHH", 16, 1, 1, 32_000, 64_000, 2, 16)
 title = b"LIST" + struct.pack("<I", 2**31 - 1) + b"INFOINAM" + struct.pack("<I", 2**31 - 16)
 try:
     load_audio(b"RIFF\\xff\\xff\\xff\\xffWAVEfmt " + form + title + bytes(100), 32_000)
 except BadAudio:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_megabytes())
 """
 
 
@@ -434,9 +435,10 @@ def test_the_size_of_a_frame_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 WATCHED_DECODING = """
-import json, logging, os, resource, sys, threading
+import json, logging, os, sys, threading
 from pathlib import Path
 import embedder.audio as audio
+from tests.memory import peak_megabytes
 
 logging.disable()
 opened, seen, done = [], set(), threading.Event()
@@ -470,8 +472,8 @@ decode_all()
 done.set()
 watcher.join()
 seen = {name for name in seen if not name.startswith("/proc/")} - before
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"opened": opened, "seen": sorted(seen), "megabytes": peak}))
+report = {"opened": list(opened), "seen": sorted(seen), "megabytes": peak_megabytes()}
+print(json.dumps(report))
 """
 
 
@@ -686,15 +688,13 @@ def test_ten_hours_stream_in_flat_memory() -> None:
 
 
 STREAMED = """
-import resource, sys
+import sys
 from embedder.audio import stream_audio
+from tests.memory import peak_megabytes
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-before = peak()
+before = peak_megabytes()
 samples = sum(block.size for block in stream_audio(sys.argv[1], 32_000))
-print(samples / 32_000, peak() - before)
+print(samples / 32_000, peak_megabytes() - before)
 """
 
 

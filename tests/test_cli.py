@@ -50,7 +50,7 @@ def tiny(model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def real(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real checkpoint, found where the environment says."""
-    monkeypatch.delenv("EMBEDDER_MODEL")
+    monkeypatch.setenv("EMBEDDER_MODEL", "mn04_as")
     monkeypatch.delenv("EMBEDDER_WEIGHTS")
     monkeypatch.setenv("EMBEDDER_WEIGHTS_DIR", str(SHARED / "weights"))
 
@@ -168,7 +168,7 @@ def test_ctrl_c_keeps_what_is_finished(
 
 
 REFUSED = {
-    "embed {wav} -o out.parquet -m banana": "choose one of mn01_as",
+    "embed {wav} -o out.parquet -m banana": "choose one of sprout04",
     "embed {wav} -o out.parquet --taps b5,b99": "no tap 'b99'",
     "embed {wav} -o out.xlsx": ".parquet, .npz, .jsonl, .csv",
     "embed {wav} -o nowhere/out.csv": "existing folder",
@@ -245,7 +245,7 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_option_is_a_documented_variable() -> None:
     documented = (ROOT / "docs" / "cli.md").read_text("utf-8")
     commands: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
-    assert set(commands) == {"embed", "tag", "models", "fetch", "serve"}
+    assert set(commands) == {"embed", "tag", "detect", "models", "fetch", "serve"}
     for name, command in commands.items():
         for option in command.params:
             if option.param_type_name == "option" and option.name != "help":

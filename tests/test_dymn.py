@@ -13,16 +13,9 @@ from torch import Tensor, nn
 
 from embedder import dymn as dymn_module
 from embedder.blocks import BlockConfig
+from embedder.context import Affine, affine, context_size
 from embedder.dymn import DyMN, TemperatureSchedule, dynamic_places
-from embedder.dynamic import (
-    Affine,
-    DynamicDepthwise,
-    DynamicPointwise,
-    DynamicReLU,
-    KernelAttention,
-    affine,
-    context_size,
-)
+from embedder.dynamic import DynamicDepthwise, DynamicPointwise, DynamicReLU, KernelAttention
 from embedder.errors import BadRequest
 from embedder.frontend import LogMel
 from embedder.inspect import INSPECTIONS, inspect_all, inspected, plot_relu, relu_points

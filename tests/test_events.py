@@ -16,21 +16,21 @@ from torch.nn import functional
 
 from embedder import checkpoints
 from embedder.checkpoints import WEIGHTS_DIR_VARIABLE
+from embedder.detection import FrameProbabilities, detectors, n_frames
 from embedder.errors import BadAudio, BadRequest, DownloadFailed
 from embedder.events import (
     Event,
     EventFinder,
     EventRules,
-    FrameProbabilities,
     MedianFilter,
-    detectors,
     in_order,
-    n_frames,
 )
 from embedder.labels import strong_labels
 from embedder.model import EVENTS, AudioEmbedder
 from embedder.zoo import DEFAULT_DETECTOR, MODELS
+from tests import golden
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
+from tests.shared import needs_shared
 
 Track = NDArray[np.float32]
 LABELS = ("dog", "cat", "rain")
@@ -160,6 +160,20 @@ def test_audio_of_any_length(model: AudioEmbedder, seconds: float) -> None:
     assert all(0 <= e.onset_s < e.offset_s <= seconds for e in events)
     assert model.scene(wave).shape == (1, model.scene_embedding_size)
     assert model.timestamps(wave).vectors.shape[1] == int(seconds * 20) + 1
+
+
+@needs_shared
+def test_probabilities_are_the_references() -> None:
+    seeded = AudioEmbedder.build(NAME)
+    seeded.backbone.load_state_dict(golden.seeded_state("fmn04"))
+    expected = golden.arrays("fmn04_seeded")
+    for clip in golden.CLIPS:
+        wave = golden.clip(clip, RATE)[: 10 * RATE]  # filled to 10 s, as the reference does
+        logits = torch.from_numpy(expected[f"{clip}/strong_logits"]).float()  # N T
+        values = seeded.frame_probabilities(wave).values[0]
+        reference = logits.sigmoid().mT[: len(values)]
+        assert len(values) == n_frames(len(wave), RATE)
+        assert torch.linalg.norm(values - reference) / torch.linalg.norm(reference) <= 5e-3
 
 
 def test_long_audio_is_heard_in_chunks_of_10_s(model: AudioEmbedder) -> None:

@@ -138,9 +138,9 @@ def test_a_traced_network_takes_other_sizes(kind: Sequence) -> None:
 
 
 def test_legacy_names() -> None:
-    old = ["net.model.features.0.0.weight", "net.strong_head.bias", "model.model.features.1.x"]
+    old = ["net.model.features.0.0.weight", "net.fmn.features.0.1.bias", "model.model.features.1.x"]
     old += ["model.fmn.features.2.x", "seq_model.0.weight"]
-    new = ["model.fmn.features.0.0.weight", "model.strong_head.bias", "model.fmn.features.1.x"]
+    new = ["model.fmn.features.0.0.weight", "model.fmn.features.0.1.bias", "model.fmn.features.1.x"]
     new += ["model.fmn.features.2.x", "seq_model.0.weight"]
     state = {name: noise(1) for name in old}
     assert list(published_names(state)) == new

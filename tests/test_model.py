@@ -100,12 +100,12 @@ def test_window_and_hop_are_the_callers(model: AudioEmbedder) -> None:
     assert not torch.allclose(halves, model.scene(clip))
 
 
-@pytest.mark.parametrize("seconds", [0.02, 3.0, 13.0])
+@pytest.mark.parametrize("seconds", [0.02, 3.0, 10.5])
 def test_streams_equal_whole_clips(model: AudioEmbedder, seconds: float) -> None:
     clip = noise(int(seconds * RATE))
 
     def blocks() -> Iterator[Tensor]:
-        yield from clip.split(7_777, dim=1)
+        yield from clip.split(27_777, dim=1)
 
     assert torch.allclose(model.scene_stream(blocks()), model.scene(clip), atol=1e-5)
     assert torch.allclose(model.tags_stream(blocks()), model.tags(clip), atol=1e-5)
@@ -140,7 +140,7 @@ def test_bad_waveforms_are_refused(model: AudioEmbedder, waveforms: Tensor, mess
 
 
 def test_unknown_names_list_the_choices(model: AudioEmbedder) -> None:
-    with pytest.raises(UnknownModel, match="no model 'banana'; choose one of mn01_as, mn02_as"):
+    with pytest.raises(UnknownModel, match="no model 'banana'; choose one of sprout04, mn01_as"):
         AudioEmbedder.load("banana")
     with pytest.raises(UnknownTap, match="no tap 'b99'; choose from mel, b0, b1"):
         model.features(noise(RATE), taps=["b99"])

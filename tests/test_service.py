@@ -280,6 +280,7 @@ def test_the_schema_names_every_route_and_error(client: httpx.Client) -> None:
         "/embed",
         "/timestamps",
         "/tags",
+        "/events",
         "/v1/embeddings",
         "/v1/models",
         "/livez",

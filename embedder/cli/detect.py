@@ -50,7 +50,8 @@ def detect(
     name = _format_name(files, output, form, overwrite)
     chosen = _by_label(thresholds) if thresholds else threshold
     options = (chosen, median, min_duration_ms, merge_gap_ms)
-    from embedder.events import EventRules, check_detects
+    from embedder.detection import check_detects
+    from embedder.events import EventRules
 
     if model in MODELS:  # before its weights are fetched
         check_detects(model, MODELS[model])
