@@ -1,0 +1,46 @@
+"""`python -m eval COMMAND`: everything that judges or trains, one function a command.
+
+Exit codes: 0 all is well, 2 the command could not be carried out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+
+from embedder.errors import EmbedderError
+from eval import commands, sed
+from eval.hear import cli as hear
+
+COMMANDS: Final[dict[str, Callable[..., Any]]] = {
+    "corpus": commands.corpus,
+    "distill": commands.distill,
+    "logits": commands.logits,
+    "distill-tags": commands.distill_tags,
+    "finetune": commands.finetune,
+    "probe": commands.probe,
+    "card": commands.card,
+    "sed": sed.score,
+    **hear.COMMANDS,
+}
+
+app: Final = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+for _name, _function in COMMANDS.items():
+    app.command(_name)(_function)
+
+
+def main() -> None:
+    """Run one command; what a caller can put right is said in one line."""
+    try:
+        app(prog_name="python -m eval")
+    except EmbedderError as error:
+        Console(stderr=True, markup=False, soft_wrap=True).print(f"error: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The kit's own virtual environment, layered over the running one.
+
+heareval and hearvalidator are installed as published, with `--no-deps` (their pins are of 2021),
+beside current versions of what they use. What the running environment has already, torch above
+all, is seen through a .pth file and not installed again. The running environment is only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import embedder
+from embedder.checkpoints import WEIGHTS_DIR_VARIABLE, cache_dir, weights_dirs
+from embedder.errors import BadRequest, EmbedderError
+
+PACKAGES: Final = ("heareval==2021.1.3", "hearvalidator==2021.0.2", "hearbaseline==2021.1.1")
+LIBRARIES: Final = (
+    *("click", "intervaltree", "librosa", "more-itertools", "pandas>=2.2", "python-slugify"),
+    *("pytorch-lightning>=2.4,<3", "scikit-learn", "sed_eval", "soundfile", "torchinfo", "tqdm"),
+)
+SHARED: Final = ("torch", "numpy")  # never a second copy of these
+STAMP: Final = "hear-kit.json"
+
+
+class KitFailed(EmbedderError):
+    """The kit cannot be installed, or a part of it ended with an error."""
+
+    code = "kit_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """A ready environment."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return _python(self.folder)
+
+    def command(self, *arguments: str) -> list[str]:
+        """What runs `startup` with these arguments."""
+        return [str(self.python), "-m", "eval.hear.startup", *arguments]
+
+    def variables(self, threads: int = 1) -> dict[str, str]:
+        """Environment of such a process, in any folder: modules and weights are found as here.
+
+        `threads` are for embedding; heareval's own networks are too small for more than one.
+        """
+        ours = Path(embedder.__file__).resolve().parents[1]
+        seen = [] if str(ours) in site.getsitepackages() else [str(ours)]
+        path = [*seen, str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        weights = [folder.resolve() for folder in weights_dirs()[:-1]]  # the last is the cache
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path),
+            "PYTHONUNBUFFERED": "1",
+            "MPLBACKEND": "agg",
+            "OMP_NUM_THREADS": str(threads),
+            "EMBEDDER_THREADS": str(threads),
+            WEIGHTS_DIR_VARIABLE: os.pathsep.join(map(str, weights)),
+        }
+
+
+def default_folder() -> Path:
+    """Where the kit lives unless told otherwise: the user's cache, one for each interpreter."""
+    key = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    return cache_dir() / "hear" / f"kit-py{sys.version_info.major}{sys.version_info.minor}-{key}"
+
+
+def ready(folder: Path) -> Kit | None:
+    """The kit in this folder, if it is whole and was made for the running environment."""
+    stamp = folder / STAMP
+    if stamp.is_file() and json.loads(stamp.read_text("utf-8")) == _recipe():
+        return Kit(folder)
+    return None
+
+
+def create(folder: Path) -> Kit:
+    """Install the kit into `folder`; it appears whole or not at all.
+
+    Raises
+    ------
+    BadRequest : the folder holds something else.
+    KitFailed : pip failed; the message ends as its output did.
+    """
+    if folder.exists() and not (folder / STAMP).is_file() and any(folder.iterdir()):
+        raise BadRequest(
+            f"{folder} is no environment of the kit; name an empty folder or a new one"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        fresh = Path(temporary) / "kit"
+        venv.EnvBuilder(with_pip=find_spec("pip") is None).create(fresh)
+        user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+        _see_through(fresh, [*site.getsitepackages(), *user])
+        _install(fresh)
+        (fresh / STAMP).write_text(json.dumps(_recipe()), "utf-8")
+        if ready(folder) is None:  # nobody else was faster
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.replace(folder)
+    return Kit(folder)
+
+
+def _recipe() -> dict[str, Any]:
+    """What an environment depends on; another recipe means another environment."""
+    return {
+        "packages": [*PACKAGES, *LIBRARIES],
+        "over": sys.prefix,
+        "python": sys.version,
+        "shared": {name: version(name) for name in SHARED},
+    }
+
+
+def _python(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _see_through(folder: Path, packages: Iterable[str]) -> None:
+    """Let the environment see other site-packages after its own, editable installs included."""
+    ask = "import sysconfig, sys; sys.stdout.write(sysconfig.get_path('purelib'))"
+    own = _run([str(_python(folder)), "-c", ask])
+    calls = "; ".join(f"site.addsitedir({path!r})" for path in packages)
+    (Path(own.strip()) / "_running_environment.pth").write_text(f"import site; {calls}\n", "utf-8")
+
+
+def _install(folder: Path) -> None:
+    pins = folder / "constraints.txt"
+    pins.write_text("".join(f"{name}=={version(name)}\n" for name in SHARED), "utf-8")
+    pip = [str(_python(folder)), "-m", "pip", "install", "--quiet", "--no-warn-script-location"]
+    _run([*pip, "--constraint", str(pins), *LIBRARIES])
+    _run([*pip, "--no-deps", *PACKAGES])
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise KitFailed(f"the kit's environment cannot be made; {command[3]} said:\n{said}")
+    return done.stdout

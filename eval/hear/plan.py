@@ -1,0 +1,168 @@
+"""A task to be, and writing it as HEAR lays tasks out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from embedder.audio import Samples, load_audio
+from embedder.errors import BadRequest
+from eval.hear.tasks import (
+    METADATA,
+    ORIGINAL_RATE,
+    TRAIN_VALID_TEST,
+    VOCABULARY,
+    Advance,
+    Task,
+    in_parallel,
+    no_news,
+    write_wav,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One labelled stretch of a clip, in seconds."""
+
+    label: str
+    onset: float
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One example: its sound at any rate, its split, and labels or events."""
+
+    name: str
+    sound: Callable[[int], Samples]
+    split: str
+    labels: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A task to be written.
+
+    `seconds` is what every clip is padded or trimmed to; None keeps each as long as it is.
+    The first of `scores` decides (names of `heareval.score`).
+    """
+
+    name: str
+    clips: Sequence[Clip]
+    kind: Literal["scene", "event"]
+    prediction: Literal["multiclass", "multilabel"]
+    scores: tuple[str, ...]
+    seconds: float | None
+
+    @property
+    def splits(self) -> list[str]:
+        """Sorted folds, or train, valid and test in this order."""
+        found = {clip.split for clip in self.clips}
+        return list(TRAIN_VALID_TEST) if found == set(TRAIN_VALID_TEST) else sorted(found)
+
+
+def write_task(
+    plan: Plan,
+    folder: Path,
+    rate: int = ORIGINAL_RATE,
+    workers: int = 2,
+    advance: Advance = no_news,
+) -> Task:
+    """Write a task into `folder / plan.name`; it appears whole or not at all.
+
+    Raises
+    ------
+    BadRequest : the task exists, or cannot be what HEAR expects.
+    BadAudio : a clip cannot be decoded.
+    """
+    _check(plan)
+    target = folder / plan.name
+    if target.exists():
+        raise BadRequest(f"{target} exists; delete it or choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{plan.name}.") as temporary:
+        path = Path(temporary) / "task"
+        for split in plan.splits:
+            (path / str(rate) / split).mkdir(parents=True)
+        _write_facts(plan, path)
+
+        def write(clip: Clip) -> None:
+            samples = fitted(clip.sound(rate), rate, plan.seconds)
+            write_wav(path / str(rate) / clip.split / f"{clip.name}.wav", samples, rate)
+            advance()
+
+        in_parallel(write, plan.clips, workers)
+        path.replace(target)
+    return Task.read(target)
+
+
+def fitted(samples: Samples, rate: int, seconds: float | None) -> Samples:
+    """Trimmed, or padded with silence, to exactly so many seconds."""
+    if seconds is None:
+        return samples
+    wanted = round(seconds * rate)
+    return np.pad(samples[:wanted], (0, max(0, wanted - samples.size)))
+
+
+def file_sound(path: Path) -> Callable[[int], Samples]:
+    """A file's sound, decoded when asked for."""
+    return partial(load_audio, path)
+
+
+def _check(plan: Plan) -> None:
+    splits = plan.splits
+    if splits != list(TRAIN_VALID_TEST) and (len(splits) < 3 or set(splits) & {*TRAIN_VALID_TEST}):
+        raise BadRequest(
+            f"{plan.name} has the splits {', '.join(splits) or '(none)'}; "
+            "HEAR needs train, valid and test, or at least 3 folds"
+        )
+    twice = [name for name, n in Counter(clip.name for clip in plan.clips).items() if n > 1]
+    if twice:
+        raise BadRequest(f"{plan.name} has two clips named {twice[0]!r}; names must differ")
+    if plan.prediction == "multiclass":
+        odd = next((clip for clip in plan.clips if len(clip.labels) != 1), None)
+        if odd:
+            raise BadRequest(f"{odd.name} has {len(odd.labels)} labels; multiclass needs one each")
+
+
+def _write_facts(plan: Plan, path: Path) -> None:
+    labels = {label for clip in plan.clips for label in clip.labels}
+    labels |= {event.label for clip in plan.clips for event in clip.events}
+    with (path / VOCABULARY).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [("idx", "label"), *enumerate(sorted(labels))]
+        )
+    for split in plan.splits:
+        truth = {f"{c.name}.wav": _truth(plan, c) for c in plan.clips if c.split == split}
+        (path / f"{split}.json").write_text(json.dumps(truth, indent=1), "utf-8")
+    folds = plan.splits != list(TRAIN_VALID_TEST)
+    metadata = {
+        "task_name": plan.name,
+        "version": "1",
+        "embedding_type": plan.kind,
+        "prediction_type": plan.prediction,
+        "split_mode": "presplit_kfold" if folds else "trainvaltest",
+        "sample_duration": plan.seconds,
+        "evaluation": list(plan.scores),
+        "splits": plan.splits,
+        **({"nfolds": len(plan.splits)} if folds else {}),
+    }
+    (path / METADATA).write_text(json.dumps(metadata, indent=1), "utf-8")
+
+
+def _truth(plan: Plan, clip: Clip) -> list[Any]:
+    if plan.kind == "scene":
+        return list(clip.labels)
+    return [
+        {"label": e.label, "start": e.onset * 1000, "end": e.offset * 1000} for e in clip.events
+    ]

@@ -1,0 +1,110 @@
+"""The paper's figures 1 and 2 (arXiv 2303.01879) over any report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+from embedder.errors import BadRequest
+from eval.hear import facts
+from eval.hear.report import OWN, Report, Row, group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Single models that the paper compares with.
+COMPARED: Final = (
+    *("CP-JKU PaSST base", "wav2vec2", "Logitech AI SERAB BYOL-S", "OpenL3"),
+    *("RedRice EfficientNet-B2", "CVSSP PANNS"),
+)
+
+
+def distributions(report: Report, path: Path) -> Path:
+    """Fig. 1: normalised scores of each model by group of tasks, best median first.
+
+    Own tasks have no challenge score to be normalised by and appear as they are.
+    """
+    figure, axes = _figure(1, 9.0)
+    rows = [*report.rows, *(row for row in report.published if row.label in COMPARED)]
+    rows.sort(key=lambda row: median(_values(row) or [0.0]), reverse=True)
+    groups = [g for g in (*facts.GROUPS, OWN) if any(group(task) == g for task in report.tasks)]
+    width = 0.8 / len(rows)
+    for index, row in enumerate(rows):
+        filled = [(at, _values(row, each)) for at, each in enumerate(groups)]
+        filled = [(at, values) for at, values in filled if values]
+        places = [at + (index - (len(rows) - 1) / 2) * width for at, _ in filled]
+        boxes = axes.boxplot(
+            [values for _, values in filled],
+            positions=places,
+            widths=width * 0.8,
+            patch_artist=True,
+            medianprops={"color": "black"},
+        )
+        for box in boxes["boxes"]:
+            box.set_facecolor(f"C{index % 10}")
+        axes.plot([], [], "s", color=f"C{index % 10}", label=row.label)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel("normalised score")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return _saved(figure, path)
+
+
+def complexity(report: Report, path: Path) -> Path:
+    """Fig. 2: mean normalised score against the number of parameters.
+
+    Where no task is HEAR's, the mean score. Lines are rows of the leaderboard, whose parameters
+    it does not list.
+    """
+    figure, axes = _figure(1, 6.5)
+    for row in report.rows:
+        if row.parameters and row.scores:
+            place = (row.parameters / 1e6, row.quality())
+            axes.semilogx(*place, "o", color="C0")
+            axes.annotate(row.label, place, textcoords="offset points", xytext=(6, -3))
+    for index, row in enumerate(r for r in report.published if r.label in COMPARED):
+        axes.axhline(row.quality(), color=f"C{index + 1}", ls=":", label=row.label)
+    axes.set_xlabel("parameters (millions)")
+    known = any(task in facts.TASKS for task in report.tasks)
+    axes.set_ylabel("mean normalised score" if known else "mean score")
+    axes.grid(alpha=0.3, which="both")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    return _saved(figure, path)
+
+
+def _values(row: Row, only: str | None = None) -> list[float]:
+    """Normalised scores, and own tasks' as they are; of one group or of all."""
+    known = row.normalised()
+    return [
+        known.get(task, score.value)
+        for task, score in row.scores.items()
+        if only in (None, group(task))
+    ]
+
+
+def _figure(columns: int, width: float) -> tuple[Any, Axes]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BadRequest("plots need matplotlib; pip install matplotlib") from error
+    figure = Figure(figsize=(width, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot(1, columns, 1)
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    return path
+
+
+def draw(report: Report, folder: Path, name: str) -> Sequence[Path]:
+    """Both figures as NAME-distributions.png and NAME-complexity.png."""
+    return [
+        distributions(report, folder / f"{name}-distributions.png"),
+        complexity(report, folder / f"{name}-complexity.png"),
+    ]

@@ -1,0 +1,150 @@
+"""Your own data as a HEAR task: class folders, or audio and a CSV.
+
+    FOLDER/CLASS/*                      folds are dealt out, the same each time
+    FOLDER/{train,valid,test}/CLASS/*   these splits
+    table.csv                           file, label(s) and fold or split; or onset and offset
+
+Every container and codec that `embedder.audio` decodes is taken.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from embedder.errors import BadRequest
+from eval.hear.plan import Clip, Event, Plan, file_sound
+from eval.hear.tasks import TRAIN_VALID_TEST
+
+FOLDS: Final = 5
+EVENT_SCORES: Final = ("event_onset_200ms_fms", "segment_1s_er")
+SUFFIXES: Final = frozenset(
+    (
+        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".aif", ".aiff"),
+        *(".au", ".caf", ".w64", ".wma", ".webm", ".mka", ".amr", ".ac3"),
+    )
+)
+# Column names that are understood, by meaning.
+COLUMNS: Final = {
+    "file": ("file", "filename", "path", "audio", "wav"),
+    "label": ("label", "labels", "class", "category", "event_label"),
+    "split": ("split", "fold", "set"),
+    "onset": ("onset", "start", "onset_s"),
+    "offset": ("offset", "end", "offset_s"),
+}
+
+
+def class_folders(folder: Path, folds: int = FOLDS) -> list[Clip]:
+    """Clips of `CLASS/file`, or of `SPLIT/CLASS/file` where the folders are the three splits.
+
+    Raises BadRequest where there is neither.
+    """
+    children = {entry.name for entry in _folders(folder)}
+    if children == set(TRAIN_VALID_TEST):
+        return [
+            Clip(_slug(path, folder), file_sound(path), split, (label.name,))
+            for split in TRAIN_VALID_TEST
+            for label in _folders(folder / split)
+            for path in _audio(label)
+        ]
+    if folds < 3:
+        raise BadRequest(f"{folds} folds; HEAR trains, validates and tests: it needs at least 3")
+    clips = [
+        Clip(_slug(path, folder), file_sound(path), f"fold{index % folds:02d}", (label.name,))
+        for label in _folders(folder)
+        for index, path in enumerate(_audio(label))
+    ]
+    if not clips:
+        raise BadRequest(f"{folder} holds no class folders with audio")
+    return clips
+
+
+def table(path: Path, separator: str = ";") -> list[Clip]:
+    """Clips of a CSV with one row a file, or one row an event.
+
+    Columns: file (relative to the CSV), label (several joined by `separator`), and fold or
+    split; for events also onset and offset, in seconds. Several rows of a file are its events,
+    or its labels. COLUMNS lists the names that are understood.
+
+    Raises
+    ------
+    BadRequest : a column or a value is missing, with its row.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        names = _columns(path, reader.fieldnames or ())
+        rows = [{key: (row[name] or "").strip() for key, name in names.items()} for row in reader]
+    grouped: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for number, row in enumerate(rows, start=2):
+        if not row["file"] or not row["split"]:
+            raise BadRequest(f"{path}, line {number}: file or split is empty")
+        grouped[row["file"]].append(row)
+    return [_clip(path, name, found, separator) for name, found in grouped.items()]
+
+
+def plan(name: str, clips: list[Clip], seconds: float | None = None) -> Plan:
+    """The task these clips make: its kind follows from what they carry."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise BadRequest(f"{name!r} is no name for a task; use letters, digits, '.', '_' and '-'")
+    if any(clip.events for clip in clips):
+        return Plan(name, clips, "event", "multilabel", EVENT_SCORES, seconds)
+    if all(len(clip.labels) == 1 for clip in clips):
+        return Plan(name, clips, "scene", "multiclass", ("top1_acc", "mAP"), seconds)
+    return Plan(name, clips, "scene", "multilabel", ("mAP", "aucroc"), seconds)
+
+
+def _clip(path: Path, name: str, rows: list[dict[str, str]], separator: str) -> Clip:
+    if len({row["split"] for row in rows}) > 1:
+        raise BadRequest(f"{path}: {name} is in several splits")
+    split = rows[0]["split"]
+    split = f"fold{int(split):02d}" if split.isdigit() else split
+    sound, slug = file_sound(path.parent / name), _slug(Path(name), Path())
+    if "onset" in rows[0]:
+        try:
+            events = [
+                Event(row["label"], float(row["onset"]), float(row["offset"]))
+                for row in rows
+                if row["label"]  # a row without a label is a file without events
+            ]
+        except ValueError as error:
+            raise BadRequest(f"{path}: {name} has an onset or offset that is no number") from error
+        return Clip(slug, sound, split, events=tuple(events))
+    labels = [label.strip() for row in rows for label in row["label"].split(separator)]
+    return Clip(slug, sound, split, tuple(dict.fromkeys(filter(None, labels))))
+
+
+def _columns(path: Path, header: Iterable[str]) -> dict[str, str]:
+    """Our name -> the table's."""
+    lower = {name.strip().lower(): name for name in header}
+    found = {
+        ours: lower[theirs]
+        for ours, choices in COLUMNS.items()
+        for theirs in reversed(choices)
+        if theirs in lower
+    }
+    lacking = [name for name in ("file", "label", "split") if name not in found]
+    if lacking:
+        choices = "; ".join(" or ".join(COLUMNS[name]) for name in lacking)
+        raise BadRequest(f"{path} lacks columns: {choices}")
+    if ("onset" in found) != ("offset" in found):
+        raise BadRequest(f"{path} has only one of onset and offset; events need both")
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise BadRequest(f"{folder} is no folder")
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir())
+
+
+def _audio(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _slug(path: Path, root: Path) -> str:
+    """A file name that says where the clip came from."""
+    return re.sub(r"[^\w.-]+", "_", path.relative_to(root).with_suffix("").as_posix())

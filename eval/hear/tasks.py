@@ -1,0 +1,136 @@
+"""HEAR task directories: the layout, and bringing one to a model's rate.
+
+TASK/task_metadata.json        what is predicted, how it is split and scored
+TASK/labelvocabulary.csv       idx,label
+TASK/SPLIT.json                {file: [label, ...]}, or {file: [{label, start, end}, ...]} in ms
+TASK/RATE/SPLIT/*.wav          mono, 16 bit
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import wave
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from embedder.audio import Samples, load_audio
+from embedder.errors import BadRequest
+from embedder.files import atomic
+
+METADATA: Final = "task_metadata.json"
+VOCABULARY: Final = "labelvocabulary.csv"
+ORIGINAL_RATE: Final = 48_000  # what HEAR distributes, and what new tasks are written at
+TRAIN_VALID_TEST: Final = ("train", "valid", "test")
+
+Advance: TypeAlias = Callable[[], None]
+
+
+def no_news() -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task directory."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Task:
+        """The task in this directory; BadRequest if there is none."""
+        try:
+            return cls(path, json.loads((path / METADATA).read_text("utf-8")))
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"{path} is no HEAR task: {METADATA} cannot be read") from error
+
+    @property
+    def name(self) -> str:
+        """The directory's name, which the tables show."""
+        return self.path.name
+
+    @property
+    def splits(self) -> list[str]:
+        """Folds, or train, valid and test."""
+        return list(self.metadata["splits"])
+
+    def files(self, split: str) -> list[str]:
+        """Names of a split's WAV files."""
+        return list(json.loads((self.path / f"{split}.json").read_text("utf-8")))
+
+    def rates(self) -> list[int]:
+        """Sample rates whose every split holds as many WAV files as it lists, ascending."""
+        found = (int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit())
+        return sorted(rate for rate in found if not self.missing(rate))
+
+    def missing(self, rate: int) -> list[tuple[str, str]]:
+        """(split, file) of what is not there at this rate."""
+        return [
+            (split, name)
+            for split in self.splits
+            for name in self.files(split)
+            if not (self.path / str(rate) / split / name).is_file()
+        ]
+
+    def fingerprint(self) -> str:
+        """A hash of everything but the audio itself."""
+        digest = hashlib.sha256()
+        for name in (METADATA, VOCABULARY, *(f"{split}.json" for split in self.splits)):
+            digest.update((self.path / name).read_bytes())
+        return digest.hexdigest()
+
+
+def resample(task: Task, rate: int, workers: int = 2, advance: Advance = no_news) -> int:
+    """Bring a task to `rate`, from the highest rate it is complete at.
+
+    Returns
+    -------
+    int : how many files were written; 0 if the task was complete at this rate.
+    """
+    missing = task.missing(rate)
+    if not missing:
+        return 0
+    whole = [found for found in task.rates() if found != rate]
+    if not whole:
+        raise BadRequest(f"{task.path} is complete at no sample rate; fetch or build it again")
+    source, target = task.path / str(whole[-1]), task.path / str(rate)
+    for split in task.splits:
+        (target / split).mkdir(parents=True, exist_ok=True)
+
+    def convert(file: tuple[str, str]) -> None:
+        split, name = file
+        with atomic(target / split / name) as temporary:
+            write_wav(temporary, load_audio(source / split / name, rate), rate)
+        advance()
+
+    in_parallel(convert, missing, workers)
+    left = len(task.missing(rate))
+    if left:
+        raise BadRequest(f"{target} lacks {left} files after resampling; is the disk full?")
+    return len(missing)
+
+
+def write_wav(path: Path, samples: Samples, rate: int) -> None:
+    """Mono, 16 bit; samples beyond full scale are clipped."""
+    pcm = np.clip(np.rint(samples * 32_768.0), -32_768, 32_767).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(pcm.tobytes())
+
+
+def in_parallel(work: Callable[[Any], None], items: Iterable[Any], workers: int) -> None:
+    """Threads suffice: decoding and resampling leave the interpreter free."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

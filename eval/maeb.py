@@ -1,0 +1,142 @@
+"""An encoder for MAEB, the Massive Audio Embedding Benchmark of the `mteb` package.
+
+    import mteb
+    from eval.maeb import MaebEncoder
+
+    tasks = mteb.get_tasks(tasks=["ESC50", "BeijingOpera"])
+    mteb.evaluate(MaebEncoder("mn10_as"), tasks)
+
+Needs `pip install 'audio-embedder[mteb]'`. The class fulfils mteb's `EncoderProtocol` without
+inheriting from it, so that importing this module does not import mteb.
+Axes: N clips, D values.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from embedder.audio import Samples
+from embedder.errors import BadRequest
+from embedder.model import AudioEmbedder
+from embedder.zoo import DEFAULT_MODEL
+
+ORGANISATION: Final = "audio-embedder"
+# Under mteb's names: what the published weights have seen.
+TRAINED_ON: Final = frozenset({"AudioSet", "AudioSetMini"})
+
+
+class MaebEncoder:
+    """Scene embeddings of any model of the zoo, as mteb wants them.
+
+    Parameters
+    ----------
+    model_name : a row of the zoo, with or without "audio-embedder/", or the path of a
+        self-describing checkpoint.
+    revision : ignored; weights are verified by their hash.
+    device : "auto" where None.
+    taps : features that make up the embedding; default: the model's.
+    """
+
+    def __init__(
+        self,
+        model_name: str = DEFAULT_MODEL,
+        revision: str | None = None,  # noqa: ARG002
+        *,
+        device: str | None = None,
+        taps: Sequence[str] | None = None,
+    ) -> None:
+        name = model_name.removeprefix(f"{ORGANISATION}/")
+        self.model = AudioEmbedder.load(name, taps=taps, device=device or "auto")
+
+    def encode(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        task_metadata: Any,  # noqa: ARG002
+        hf_split: str,  # noqa: ARG002
+        hf_subset: str,  # noqa: ARG002
+        prompt_type: Any = None,  # noqa: ARG002
+        **_: Any,
+    ) -> Samples:
+        """Embeddings [N, D] of batches whose "audio" lists {array, sampling_rate}, in order.
+
+        Clips of a batch that are equally long go through together. Raises BadRequest for batches
+        without audio, BadAudio for clips that cannot be embedded.
+        """
+        found: list[Tensor] = []
+        for batch in inputs:
+            if "audio" not in batch:
+                raise BadRequest("the task has no audio; this model embeds nothing else")
+            found.append(self._batch([self._samples(item) for item in batch["audio"]]))
+        embeddings: Samples = torch.cat(found).numpy()
+        return embeddings
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Cosine of every pair: [N, D], [M, D] -> [N, M]."""
+        return _unit(embeddings1) @ _unit(embeddings2).T
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Cosine of matching rows: [N, D], [N, D] -> [N]."""
+        return (_unit(embeddings1) * _unit(embeddings2)).sum(-1)
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """What mteb writes beside the scores: its `ModelMeta`."""
+        from mteb.models import ModelMeta
+
+        model = self.model
+        n_parameters = sum(value.numel() for value in model.backbone.parameters())
+        return ModelMeta(
+            loader=MaebEncoder,
+            name=f"{ORGANISATION}/{model.name}",
+            revision=model.weights_sha256[:12] or "random",
+            release_date=None,
+            languages=None,
+            n_parameters=n_parameters,
+            memory_usage_mb=n_parameters * 4 / 2**20,
+            max_tokens=None,
+            embed_dim=model.scene_embedding_size,
+            license="mit",
+            open_weights=True,
+            public_training_code="https://github.com/fschmid56/EfficientAT",
+            public_training_data="https://research.google.com/audioset/",
+            framework=["PyTorch"],
+            reference="https://arxiv.org/abs/2303.01879",
+            similarity_fn_name="cosine",
+            use_instructions=False,
+            training_datasets=set(TRAINED_ON),
+            modalities=["audio"],
+        )
+
+    def _samples(self, item: Mapping[str, Any]) -> Samples:
+        """One clip, mono at the model's rate; mteb's arrays are [S] or [channels, S]."""
+        samples = np.asarray(item["array"], np.float32)
+        if samples.ndim > 1:
+            samples = samples.mean(0)
+        rate = int(item["sampling_rate"])
+        if rate == self.model.sample_rate:
+            return samples
+        resampled: Samples = soxr.resample(samples, rate, self.model.sample_rate, quality="HQ")
+        return resampled
+
+    def _batch(self, clips: Sequence[Samples]) -> Tensor:
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, clip in enumerate(clips):
+            by_length[clip.size].append(index)
+        vectors = torch.empty(len(clips), self.model.scene_embedding_size)
+        for indices in by_length.values():
+            together = torch.from_numpy(np.stack([clips[index] for index in indices]))
+            vectors[indices] = self.model.scene(together).cpu()
+        return vectors
+
+
+def _unit(embeddings: Any) -> Tensor:
+    rows = torch.as_tensor(embeddings, dtype=torch.float32)
+    return torch.nn.functional.normalize(rows if rows.ndim > 1 else rows[None], dim=-1)
