@@ -85,7 +85,7 @@ class ContextGenerator(nn.Module):
     def __init__(self, size: int, block: BlockConfig) -> None:
         super().__init__()
         self.joint_conv = PositionWise(block.in_channels, size, bias=False)
-        self.joint_norm = batch_norm(size)
+        self.joint_norm: nn.Module = batch_norm(size)
         self.conv_f = PositionWise(size, block.expanded)
         self.conv_t = PositionWise(size, block.expanded)
         self.stride = block.stride
@@ -101,10 +101,17 @@ class ContextGenerator(nn.Module):
             joint.mean(1), gate_f.transpose(1, 2)[..., None], gate_t.transpose(1, 2)[:, :, None]
         )
 
+    def fold_norms(self) -> None:
+        """Give the BatchNorm's work to the layer before it."""
+        assert isinstance(self.joint_norm, nn.BatchNorm2d)
+        scale, shift = affine(self.joint_norm)
+        self.joint_conv.weight.data = self.joint_conv.weight * scale[:, None, None, None]
+        self.joint_conv.bias = nn.Parameter(shift)
+        self.joint_norm = nn.Identity()
+
     def _normalise(self, sequence: Tensor) -> Tensor:
-        if not self.training:
-            norm = affine(self.joint_norm)
-            return torch.addcmul(norm.shift, sequence, norm.scale)
+        if isinstance(self.joint_norm, nn.Identity):
+            return sequence
         maps: Tensor = self.joint_norm(sequence.transpose(1, 2)[..., None])
         return maps[..., 0].transpose(1, 2)
 

@@ -23,11 +23,12 @@ from embedder.blocks import (
     round_channels,
     tracing,
 )
-from embedder.context import Affine, ContextGenerator, affine, context_size
+from embedder.context import ContextGenerator, context_size
 from embedder.dynamic import (
     DynamicDepthwise,
     DynamicPointwise,
     DynamicReLU,
+    Form,
     KernelAttention,
     StaticActivation,
     StaticConv,
@@ -48,6 +49,8 @@ from embedder.zoo import DyMNConfig, MNConfig
 ONE_BY_ONE: Final = 2**16
 # ... and otherwise with as many others as make so many values, which caches still hold.
 TOGETHER: Final = 2**20
+# On maps of so few positions, K products with fixed matrices cost less than mixing the matrices.
+FEW_POSITIONS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,12 @@ class Dynamics(NamedTuple):
     gate_t: Tensor  # B C 1 t
 
 
-class Norms(NamedTuple):
-    """The block's BatchNorms where convolutions do their work; None where they run, in training."""
+class Forms(NamedTuple):
+    """How each of a block's convolutions is carried out."""
 
-    expand: Affine | None
-    depth: Affine | None
-    project: Affine | None
+    expand: Form
+    depth: Form
+    project: Form
 
 
 class DynamicBlock(nn.Module):
@@ -93,70 +96,81 @@ class DynamicBlock(nn.Module):
         super().__init__()
         size = context_size(config, block.expanded)
         self.expanded = block.expanded
+        self.stride = block.stride
         self.residual = block.stride == (1, 1) and block.in_channels == block.out_channels
         self.expands = block.expanded != block.in_channels
         self.attends = config.coordinate_attention
         if self.expands:
             self.exp_conv = _pointwise(config, size, (block.in_channels, block.expanded))
-            self.exp_norm = batch_norm(block.expanded)
+            self.exp_norm: nn.Module = batch_norm(block.expanded)
             self.exp_act = ACTIVATIONS[block.activation]()
         self.depth_conv = _depthwise(config, size, block)
-        self.depth_norm = batch_norm(block.expanded)
+        self.depth_norm: nn.Module = batch_norm(block.expanded)
         self.depth_act: DynamicReLU | StaticActivation = (
             DynamicReLU(block.expanded, size, config)
             if config.dynamic_relu
             else StaticActivation(ACTIVATIONS[block.activation]())
         )
         self.proj_conv = _pointwise(config, size, (block.expanded, block.out_channels))
-        self.proj_norm = batch_norm(block.out_channels)
+        self.proj_norm: nn.Module = batch_norm(block.out_channels)
         self.context_gen = ContextGenerator(size, block)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, f, t] -> the block's output, and its context vectors [B, H]."""
         x = x.contiguous(memory_format=torch.channels_last)
         vector, gate_f, gate_t = self.context_gen(x)
-        norms = self._norms()
         clips = self._clips_at_once(x)
-        alone = clips == 1
+        forms = self._forms(x, clips)
         dynamics = Dynamics(
-            self.exp_conv.dynamics(vector, norms.expand, alone) if self.expands else vector,
-            self.depth_conv.dynamics(vector, norms.depth, alone),
+            self.exp_conv.dynamics(vector, forms.expand) if self.expands else vector,
+            self.depth_conv.dynamics(vector, forms.depth),
             self.depth_act.dynamics(vector),
-            self.proj_conv.dynamics(vector, norms.project, alone),
+            self.proj_conv.dynamics(vector, forms.project),
             gate_f,
             gate_t,
         )
         if clips is None:
-            return self._transform(x, dynamics, norms), vector
+            return self._transform(x, dynamics, forms), vector
         slices = zip(*(torch.split(part, clips) for part in (x, *dynamics)), strict=True)
-        outputs = [self._transform(part, Dynamics(*rest), norms) for part, *rest in slices]
+        outputs = [self._transform(part, Dynamics(*rest), forms) for part, *rest in slices]
         return join(outputs), vector
 
-    def _transform(self, x: Tensor, dynamics: Dynamics, norms: Norms) -> Tensor:
+    def fold_norms(self) -> None:
+        """Give the BatchNorms' work to the convolutions before them."""
+        for stage in ("exp", "depth", "proj") if self.expands else ("depth", "proj"):
+            getattr(self, f"{stage}_conv").fold(getattr(self, f"{stage}_norm"))
+            setattr(self, f"{stage}_norm", nn.Identity())
+
+    def _transform(self, x: Tensor, dynamics: Dynamics, forms: Forms) -> Tensor:
         y: Tensor = x
         if self.expands:
-            y = self.exp_conv(y, dynamics.expand, norms.expand)
-            y = self.exp_act(y if norms.expand else self.exp_norm(y))
-        y = self.depth_conv(y, dynamics.depth, norms.depth)
-        y = self.depth_act(y if norms.depth else self.depth_norm(y), dynamics.activate)
+            y = self.exp_act(self.exp_norm(self.exp_conv(y, dynamics.expand, forms.expand)))
+        y = self.depth_norm(self.depth_conv(y, dynamics.depth, forms.depth))
+        y = self.depth_act(y, dynamics.activate)
         if self.attends:
             y = y * dynamics.gate_f * dynamics.gate_t
-        y = self.proj_conv(y, dynamics.project, norms.project)
-        y = y if norms.project else self.proj_norm(y)
+        y = self.proj_norm(self.proj_conv(y, dynamics.project, forms.project))
         return x + y if self.residual else y
-
-    def _norms(self) -> Norms:
-        if self.training:
-            return Norms(None, None, None)
-        expand = affine(self.exp_norm) if self.expands else None
-        return Norms(expand, affine(self.depth_norm), affine(self.proj_norm))
 
     def _clips_at_once(self, x: Tensor) -> int | None:
         """How many clips run together; None for all, in one form whatever their number."""
-        if self.training or tracing() or x.device.type != "cpu":
+        if tracing():
+            return 1 if len(x) == 1 else None
+        if self.training or x.device.type != "cpu":
             return None
         values = self.expanded * x.shape[2] * x.shape[3]
         return 1 if values >= ONE_BY_ONE else TOGETHER // values
+
+    def _forms(self, x: Tensor, clips: int | None) -> Forms:
+        if clips == 1:
+            return Forms(Form.CLIPS, Form.CLIPS, Form.CLIPS)
+        positions = x.shape[2] * x.shape[3]
+        after = positions // (self.stride[0] * self.stride[1])
+        return Forms(_pointwise_form(positions), Form.MAPS, _pointwise_form(after))
+
+
+def _pointwise_form(positions: int) -> Form:
+    return Form.MAPS if positions <= FEW_POSITIONS else Form.KERNELS
 
 
 def _pointwise(

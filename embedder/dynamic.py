@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from embedder.blocks import BlockConfig, Constants
-from embedder.context import Affine, ClipWise, per_clip
+from embedder.context import ClipWise, affine, per_clip
 from embedder.zoo import DyMNConfig
 
 
@@ -46,22 +48,52 @@ class KernelAttention(nn.Module):
         return torch.softmax(logits / self.temperature, -1)
 
 
+class Form(Enum):
+    """How kernels of their own are applied to the clips of a batch; the results are the same."""
+
+    CLIPS = "each clip by its kernel, one after the other"
+    KERNELS = "each clip by its kernel, in one product"
+    MAPS = "all clips by every kernel, and then the mixtures of the maps"
+
+
 class DynamicConv(nn.Module):
     """K kernels, and the mixture of them that a context asks for (Eq. 2, 5, 6).
 
     Both kinds are used alike: `dynamics` for a whole batch, then `forward` for it or for parts
-    of it. Given the `Affine` of the BatchNorm that follows, they do its work too.
+    of it.
     """
 
-    def __init__(self, config: DyMNConfig, context: int, shape: tuple[int, int, int, int]) -> None:
+    shift: Tensor | None  # what a folded BatchNorm adds [O]
+
+    def __init__(
+        self,
+        config: DyMNConfig,
+        context: int,
+        shape: tuple[int, int, int, int],
+        stride: tuple[int, int] = (1, 1),
+    ) -> None:
         super().__init__()
         self.shape = shape  # of one kernel: O I/groups k k
+        self.stride = stride
+        self.groups = shape[0] if shape[1] == 1 else 1
         # So that an even mixture has the variance of a Kaiming initialisation (fan out).
-        fan_out = (1 if shape[1] == 1 else shape[0]) * shape[2] * shape[3]
+        fan_out = shape[0] // self.groups * shape[2] * shape[3]
         kernels = torch.randn(config.kernels, *shape) * math.sqrt(2 * config.kernels / fan_out)
         self.weight = nn.Parameter(kernels.view(1, 1, config.kernels, -1))
+        self.register_buffer("shift", None, persistent=False)
         self.residuals = nn.ModuleList([ClipWise(context, config.kernels)])
         self.attention = KernelAttention(config.temperature)
+
+    @property
+    def kernels(self) -> Tensor:
+        """[K, O, I/groups, k, k]."""
+        return self.weight.view(-1, *self.shape)
+
+    def fold(self, norm: nn.BatchNorm2d) -> None:
+        """Do the work of the BatchNorm that follows, too."""
+        scale, shift = affine(norm)
+        self.register_buffer("shift", shift, persistent=False)
+        self.weight.data = (self.kernels * scale[:, None, None, None]).view_as(self.weight)
 
     def attend(self, vector: Tensor) -> Tensor:
         """[B, H] -> each kernel's share [B, K]."""
@@ -69,11 +101,31 @@ class DynamicConv(nn.Module):
         shares: Tensor = self.attention(linear(vector))
         return shares
 
-    def mixed(self, vector: Tensor, norm: Affine | None) -> Tensor:
-        """[B, H] -> one kernel per clip [B, O, I/groups, k, k]."""
-        shares = self.attend(vector)[:, None]  # B 1 K
-        kernels = per_clip(shares, self.weight[0, 0]).view(-1, *self.shape)
-        return kernels if norm is None else kernels * norm.scale[:, None, None, None]
+    def dynamics(self, vector: Tensor, form: Form) -> Tensor:
+        """[B, H] -> kernels [B, O, I/groups, k, k], or for Form.MAPS shares [B, K]."""
+        shares = self.attend(vector)
+        if form is Form.MAPS:
+            return shares
+        return per_clip(shares[:, None], self.weight[0, 0]).view(-1, *self.shape)
+
+    def forward(self, x: Tensor, dynamics: Tensor, form: Form) -> Tensor:
+        """[B, I, f, t] -> [B, O, f', t']."""
+        if form is Form.MAPS:
+            return self._mixed_maps(x, dynamics)
+        clips = zip(torch.split(x, 1), dynamics, strict=True)
+        return join([self._convolve(clip, kernel, self.shift) for clip, kernel in clips])
+
+    def _mixed_maps(self, x: Tensor, shares: Tensor) -> Tensor:
+        each = shares.T[:, :, None, None, None]  # K B 1 1 1
+        # The shares sum to 1, and so `shift` counts once.
+        y = self._convolve(x, self.kernels[0], self.shift) * each[0]
+        for kernel, share in zip(self.kernels[1:], each[1:], strict=True):
+            y = torch.addcmul(y, self._convolve(x, kernel, self.shift), share)
+        return y
+
+    def _convolve(self, x: Tensor, kernel: Tensor, shift: Tensor | None) -> Tensor:
+        padding = self.shape[-1] // 2
+        return functional.conv2d(x, kernel, shift, self.stride, padding, groups=self.groups)
 
 
 class DynamicPointwise(DynamicConv):
@@ -83,16 +135,18 @@ class DynamicPointwise(DynamicConv):
         in_channels, out_channels = channels
         super().__init__(config, context, (out_channels, in_channels, 1, 1))
 
-    def dynamics(self, vector: Tensor, norm: Affine | None, one_by_one: bool) -> Tensor:  # noqa: ARG002
-        """[B, H] -> [B, I, O]."""
-        return self.mixed(vector, norm).flatten(2).transpose(1, 2)
-
-    def forward(self, x: Tensor, dynamics: Tensor, norm: Affine | None) -> Tensor:
+    def forward(self, x: Tensor, dynamics: Tensor, form: Form) -> Tensor:
         """[B, I, f, t] -> [B, O, f, t]."""
+        if form is Form.KERNELS:
+            return self._product(x, dynamics)
+        return super().forward(x, dynamics, form)
+
+    def _product(self, x: Tensor, kernels: Tensor) -> Tensor:
         maps = x.permute(0, 2, 3, 1)  # how channels-last maps lie in memory
         batch, bands, frames, channels = maps.shape
         rows = maps.reshape(batch, bands * frames, channels)
-        y = rows @ dynamics if norm is None else torch.baddbmm(norm.shift, rows, dynamics)
+        matrices = kernels.flatten(2).transpose(1, 2)  # B I O
+        y = rows @ matrices if self.shift is None else torch.baddbmm(self.shift, rows, matrices)
         return y.view(batch, bands, frames, self.shape[0]).permute(0, 3, 1, 2)
 
 
@@ -100,32 +154,8 @@ class DynamicDepthwise(DynamicConv):
     """A dynamic depthwise convolution."""
 
     def __init__(self, config: DyMNConfig, context: int, block: BlockConfig) -> None:
-        super().__init__(config, context, (block.expanded, 1, block.kernel, block.kernel))
-        self.stride = block.stride
-
-    def dynamics(self, vector: Tensor, norm: Affine | None, one_by_one: bool) -> Tensor:
-        """[B, H] -> kernels [B, C, 1, k, k] for clips one by one, else shares [B, K]."""
-        return self.mixed(vector, norm) if one_by_one else self.attend(vector)
-
-    def forward(self, x: Tensor, dynamics: Tensor, norm: Affine | None) -> Tensor:
-        """[B, C, f, t] -> [B, C, f', t']."""
-        shift = None if norm is None else norm.shift
-        if dynamics.ndim > 2:  # one by one
-            clips = zip(torch.split(x, 1), dynamics, strict=True)
-            return join([self._convolve(clip, kernel, shift) for clip, kernel in clips])
-        kernels = self.weight.view(-1, *self.shape)  # K C 1 k k
-        if norm is not None:
-            kernels = kernels * norm.scale[:, None, None, None]
-        shares = dynamics.T[:, :, None, None, None]  # K B 1 1 1
-        # The shares sum to 1, and so `shift` counts once.
-        y = self._convolve(x, kernels[0], shift) * shares[0]
-        for kernel, share in zip(kernels[1:], shares[1:], strict=True):
-            y = torch.addcmul(y, self._convolve(x, kernel, shift), share)
-        return y
-
-    def _convolve(self, x: Tensor, kernel: Tensor, shift: Tensor | None) -> Tensor:
-        channels, _, size, _ = self.shape
-        return functional.conv2d(x, kernel, shift, self.stride, size // 2, groups=channels)
+        shape = (block.expanded, 1, block.kernel, block.kernel)
+        super().__init__(config, context, shape, block.stride)
 
 
 class StaticConv(nn.Module):
@@ -135,18 +165,18 @@ class StaticConv(nn.Module):
         super().__init__()
         self.module = module
 
-    def dynamics(self, vector: Tensor, norm: Affine | None, one_by_one: bool) -> Tensor:  # noqa: ARG002
+    def fold(self, norm: nn.BatchNorm2d) -> None:
+        """Do the work of the BatchNorm that follows, too."""
+        self.module = fuse_conv_bn_eval(self.module, norm)
+
+    def dynamics(self, vector: Tensor, form: Form) -> Tensor:  # noqa: ARG002
         """Nothing for each clip, [B, 0]."""
         return vector[:, :0]
 
-    def forward(self, x: Tensor, dynamics: Tensor, norm: Affine | None) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, dynamics: Tensor, form: Form) -> Tensor:  # noqa: ARG002
         """[B, I, f, t] -> [B, O, f', t']."""
         y: Tensor = self.module(x)
-        return (
-            y
-            if norm is None
-            else torch.addcmul(norm.shift[:, None, None], y, norm.scale[:, None, None])
-        )
+        return y
 
 
 class DynamicReLU(Constants):

@@ -109,7 +109,7 @@ class FrameMN(nn.Module):
 
     def frames(self, mel: Tensor) -> Tensor:
         """[B, M, F] -> the backbone's frames [B, T, D], T = ceil(F / 4)."""
-        return _as_frames(self._backbone.run(mel, ("frames",))[0])
+        return self._as_frames(self._backbone.run(mel, ("frames",))[0])
 
     def sequence(self, frames: Tensor) -> Tensor:
         """Backbone frames [B, T, D] -> what the heads take [B, T, tap_sizes["seq"]]."""
@@ -128,22 +128,23 @@ class FrameMN(nn.Module):
         mel : Tensor, normalised log-mel [B, M, F].
         taps : any of `tap_sizes`: "b0"-"b16" and "se4"... as in MN; "frames" and "seq" the
             backbone's and the sequence model's frames, averaged over time; "logits" the
-            clip's.
+            clip's. Beside them "strong", the frames' own logits.
 
         Returns
         -------
-        dict, tap -> float32 [B, size].
+        dict, tap -> float32 [B, size]; "strong" -> [B, T, N].
         """
         wanted = set(taps)
         x, found = self._backbone.run(mel, wanted)
         if len(found) == len(wanted):
             return found
-        frames = _as_frames(x)
+        frames = self._as_frames(x)
         if "frames" in wanted:
             found["frames"] = frames.mean(1)
-        if wanted & {"seq", "logits"}:
-            pooled = self.sequence(frames).mean(1)
-            found |= {"seq": pooled, "logits": self.weak_head(pooled)}
+        if wanted & {"seq", "logits", "strong"}:
+            sequence = self.sequence(frames)
+            found |= {"seq": sequence.mean(1), "strong": self.strong_head(sequence)}
+            found["logits"] = self.weak_head(found["seq"])
         return {tap: found[tap] for tap in wanted}
 
     @property
@@ -152,7 +153,6 @@ class FrameMN(nn.Module):
         assert isinstance(backbone, FrameFeatures)
         return backbone
 
-
-def _as_frames(maps: Tensor) -> Tensor:
-    """[B, D, f, T] -> [B, T, D]."""
-    return maps.mean(2).transpose(1, 2)
+    def _as_frames(self, maps: Tensor) -> Tensor:
+        """[B, D, f, T] -> [B, T, D], in the precision of the sequence model."""
+        return maps.mean(2).transpose(1, 2).to(self.strong_head.weight.dtype)

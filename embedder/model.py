@@ -28,6 +28,8 @@ from embedder.frame_mn import FrameMN, published_names
 from embedder.frontend import LogMel
 from embedder.labels import default_labels
 from embedder.mn import MN
+from embedder.runtime import choose
+from embedder.runtime.current import Current
 from embedder.windows import (
     SCENE_HOP_MS,
     SCENE_WINDOW_MS,
@@ -53,6 +55,7 @@ BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {
 MEL: Final = "mel"
 TAGS: Final = "tags"
 EVENTS: Final = "events"
+PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,14 @@ class AudioEmbedder(nn.Module):
         self.weights_sha256 = ""  # of random weights
         self.labels: tuple[str, ...] = tuple(labels or default_labels(spec.network.n_classes))
         self.frontend = LogMel(spec.mel)
-        self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
+        with torch.inference_mode(False):  # weights that know when they are written to
+            self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
         self.tap_sizes: dict[str, int] = {MEL: spec.mel.n_mels, **self.backbone.tap_sizes}
         self.taps = self.check_taps(spec.taps if taps is None else taps)
         self.eval().requires_grad_(False)
+        usual = (scene_plan(self.sample_rate), timestamp_plan(self.sample_rate))
+        frames = tuple(self.frontend.n_frames(plan.window) for plan in usual)
+        self._current = Current(self.backbone, spec.mel.n_mels, frames)
 
     @classmethod
     def build(cls, name: str, taps: Sequence[str] | None = None) -> AudioEmbedder:
@@ -103,6 +110,7 @@ class AudioEmbedder(nn.Module):
         weights: str | Path | None = None,
         taps: Sequence[str] | None = None,
         device: str = "auto",
+        runtime: str = "auto",
     ) -> AudioEmbedder:
         """A model with its checkpoint, ready to use.
 
@@ -113,6 +121,7 @@ class AudioEmbedder(nn.Module):
         weights : a checkpoint to use instead of the one searched for.
         taps : features that make up the embedding, in this order; default: the model's.
         device : "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
+        runtime : what runs the network, one of `embedder.runtime.CHOICES`.
 
         Raises
         ------
@@ -120,6 +129,7 @@ class AudioEmbedder(nn.Module):
         WeightsError : the checkpoint cannot be had, or does not fit.
         """
         place = _device(device)
+        choose(runtime, place)  # refused before anything is fetched
         if name.endswith(".safetensors"):
             checkpoint = checkpoints.read_described(Path(name))
             name = Path(name).stem
@@ -132,7 +142,13 @@ class AudioEmbedder(nn.Module):
         except RuntimeError as error:
             raise WeightsMismatch(f"the checkpoint does not fit {name}: {error}") from error
         model.weights_sha256 = checkpoint.sha256
-        return model.to(place)
+        model._current.identify(f"{checkpoint.sha256} {spec.network}")
+        model.to(place).use(runtime)
+        return model
+
+    def use(self, runtime: str) -> None:
+        """Run the network on another of `embedder.runtime.CHOICES`."""
+        self._current.choice = choose(runtime, self.device)
 
     @property
     def sample_rate(self) -> int:
@@ -157,7 +173,7 @@ class AudioEmbedder(nn.Module):
     @property
     def engine(self) -> str:
         """What computes, as far as it decides the numbers; part of every cache key."""
-        return f"torch {self.device.type} float32"
+        return self._current.runtime().name
 
     def scene(
         self,
@@ -306,15 +322,13 @@ class AudioEmbedder(nn.Module):
         probabilities and, where there are frame-wise heads, "events" those of frames [N, T, size].
         """
         wanted = set(taps)
-        mel = self.frontend(batch.to(self.device))  # N M F
+        mel = self.frontend(batch.to(self.device, non_blocking=True))  # N M F
         found = {MEL: mel.mean(-1)} if MEL in wanted else {}
-        inner = {"logits" if tap == TAGS else tap for tap in wanted - {MEL, EVENTS}}
+        inner = {PROBABILITIES.get(tap, tap) for tap in wanted - {MEL}}
         if inner:
-            found |= self.backbone.features_by_name(mel, inner)
-        if TAGS in wanted:
-            found[TAGS] = found["logits"].sigmoid()
-        if EVENTS in wanted:
-            found[EVENTS] = self.backbone.detect(mel).strong.sigmoid()
+            found |= self._current.runtime().features(mel, inner)
+        for tap in wanted & PROBABILITIES.keys():
+            found[tap] = found[PROBABILITIES[tap]].sigmoid()
         return {tap: found[tap] for tap in wanted}
 
     def join(self, features: dict[str, Tensor], taps: Sequence[str] | None = None) -> Tensor:

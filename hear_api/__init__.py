@@ -51,6 +51,7 @@ def load_model(
     name: str = DEFAULT_MODEL,
     taps: Sequence[str] | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     scene_window_ms: float = SCENE_WINDOW_MS,
     scene_hop_ms: float = SCENE_HOP_MS,
     timestamp_window_ms: float = TIMESTAMP_WINDOW_MS,
@@ -62,7 +63,7 @@ def load_model(
     ------
     EmbedderError : an option names nothing there is, or the weights cannot be had.
     """
-    embedder = AudioEmbedder.load(name, model_file_path or None, taps, device)
+    embedder = AudioEmbedder.load(name, model_file_path or None, taps, device, runtime)
     windows = HearWindows(scene_window_ms, scene_hop_ms, timestamp_window_ms, timestamp_hop_ms)
     return HearModel(embedder, windows)
 

@@ -176,7 +176,9 @@ class Models:
         settings = self._settings
         torch.set_num_threads(settings.threads)
         weights = settings.weights if name == self.default else None
-        return AudioEmbedder.load(source, weights=weights, device=settings.device)
+        return AudioEmbedder.load(
+            source, weights=weights, device=settings.device, runtime=settings.runtime
+        )
 
     def _batch_limits(self, model: WindowModel) -> BatchLimits:
         settings = self._settings

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     )
     weights: Path | None = Field(default=None, description="Checkpoint of the default model.")
     device: str = "auto"
+    runtime: str = Field(default="auto", description="What runs the network: embedder.runtime.")
     threads: PositiveInt = Field(
         default_factory=available_cores, description="CPU threads of one forward pass."
     )

@@ -15,7 +15,7 @@ from embedder import dymn as dymn_module
 from embedder.blocks import BlockConfig
 from embedder.context import Affine, affine, context_size
 from embedder.dymn import DyMN, TemperatureSchedule, dynamic_places
-from embedder.dynamic import DynamicDepthwise, DynamicPointwise, DynamicReLU, KernelAttention
+from embedder.dynamic import DynamicDepthwise, DynamicPointwise, DynamicReLU, Form, KernelAttention
 from embedder.errors import BadRequest
 from embedder.frontend import LogMel
 from embedder.inspect import INSPECTIONS, inspect_all, inspected, plot_relu, relu_points
@@ -158,11 +158,12 @@ def test_dynamic_convolutions_are_mixtures_of_kernels() -> None:
                 for clip, share in zip(x, shares, strict=True)
             ]
         )
-        for folded in (None, affine(norm)):
-            for one_by_one in (False, True):
-                dynamics = conv.dynamics(vector, folded, one_by_one)
-                ours = conv(x, dynamics, folded)
-                assert distance(ours, expected if folded is None else norm(expected)) <= 1e-6
+        for form in Form if conv is pointwise else (Form.CLIPS, Form.MAPS):
+            dynamics = conv.dynamics(vector, form)
+            assert distance(conv(x, dynamics, form), expected) <= 1e-6
+        conv.fold(norm)
+        dynamics = conv.dynamics(vector, Form.CLIPS)
+        assert distance(conv(x, dynamics, Form.CLIPS), norm(expected)) <= 1e-6
 
 
 def test_affine_is_what_batch_norm_does() -> None:

@@ -42,6 +42,7 @@ def detect(
     model: opt.Detector = DEFAULT_DETECTOR,
     weights: opt.DetectorWeights = None,
     device: opt.Device = "auto",
+    runtime: opt.Runtime = "auto",
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
@@ -55,7 +56,7 @@ def detect(
 
     if model in MODELS:  # before its weights are fetched
         check_detects(model, MODELS[model])
-    embedder = start.load(model, weights, device)
+    embedder = start.load(model, weights, device, runtime)
     check_detects(embedder.name, embedder.spec)
     EventRules.of(embedder.labels, *options)  # refuses options that make no sense
     mel = embedder.spec.mel

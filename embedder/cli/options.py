@@ -29,6 +29,8 @@ Paths = Annotated[
 ]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="As `embedder models` lists.")]
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="As for --model of other commands.")]
+
 Model = Annotated[
     str, _option("MODEL", "A name of `embedder models`, or a .safetensors.", "--model", "-m")
 ]
@@ -39,6 +41,9 @@ Taps = Annotated[
     str | None, _option("TAPS", "Features to join, such as mel,b5,b11; default: the model's.")
 ]
 Device = Annotated[str, _option("DEVICE", "auto, cpu, cuda, cuda:1, ...")]
+Runtime = Annotated[
+    str, _option("RUNTIME", "What runs the network: auto, torch, openvino, openvino-bf16, cuda.")
+]
 Workers = Annotated[
     int | None,
     _option("DECODE_WORKERS", "Processes that decode; default: half the cores.", min=1),
@@ -60,6 +65,12 @@ Table = Annotated[
 ]
 TagLines = Annotated[
     Path | None, _option("TAG_OUTPUT", "A file to write JSON lines to.", "--output", "-o")
+]
+OnnxFile = Annotated[
+    Path, _option("ONNX_OUTPUT", "The ONNX file to write.", "--output", "-o", dir_okay=False)
+]
+WithFrontend = Annotated[
+    bool, _option("WITH_FRONTEND", "Take waveforms, not log-mels.", "--with-frontend")
 ]
 Resume = Annotated[
     bool, _option("RESUME", "Continue a job, or add what an output lacks.", "--resume")

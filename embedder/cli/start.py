@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from embedder.bulk.inputs import find_audio
 from embedder.errors import BadRequest
+from embedder.threads import threads
 
 if TYPE_CHECKING:
     from embedder.model import AudioEmbedder
@@ -31,12 +32,17 @@ def workers(chosen: int | None) -> int:
     return default_workers() if chosen is None else chosen
 
 
-def load(name: str, weights: Path | None, device: str, taps: str | None = None) -> AudioEmbedder:
+def load(
+    name: str, weights: Path | None, device: str, runtime: str, taps: str | None = None
+) -> AudioEmbedder:
     """The model; `taps` separated by commas."""
+    import torch
+
     from embedder.model import AudioEmbedder
 
+    torch.set_num_threads(threads())
     chosen = None if taps is None else [tap.strip() for tap in taps.split(",")]
-    return AudioEmbedder.load(name, weights, chosen, device)
+    return AudioEmbedder.load(name, weights, chosen, device, runtime)
 
 
 @contextmanager

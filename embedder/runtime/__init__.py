@@ -1,0 +1,117 @@
+"""How a network is run. One protocol, several engines, the same numbers.
+
+auto           OpenVINO on a CPU where it is installed, else torch
+eager          the torch module itself, as training has it
+torch          float32 anywhere; BatchNorm folded, channels last
+openvino       float32 on a CPU; compiled from the torch module, kept on disk between processes
+openvino-bf16  the same in bfloat16, where the CPU has it: faster, and less exact
+cuda           float16 on a card, replayed as CUDA graphs
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from embedder.errors import BadRequest
+
+log = logging.getLogger(__name__)
+
+CHOICES: Final = ("auto", "eager", "torch", "openvino", "openvino-bf16", "cuda")
+
+
+class Runtime(Protocol):
+    """Runs one backbone; safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """What runs and how exactly, for logs, cache keys and benchmarks."""
+
+    def features(self, mel: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Normalised log-mel [N, M, F] -> {name: float32}, as `features_by_name` gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What an engine runs: an eval-mode module with `features_by_name`, and where it lies."""
+
+    backbone: Any
+    device: torch.device
+    bands: int
+    frames: tuple[int, ...]  # of the usual windows, for which engines may prepare
+    identity: str  # of the weights and the architecture; "" where nothing tells
+
+
+def choose(choice: str, device: torch.device) -> str:
+    """The engine that "auto" stands for here; BadRequest for one that cannot run here."""
+    if choice not in CHOICES:
+        raise BadRequest(f"no runtime {choice!r}; choose one of {', '.join(CHOICES)}")
+    if choice == "auto":
+        return _best(device)
+    place = _PLACES.get(choice, device.type)
+    if place != device.type:
+        raise BadRequest(
+            f"runtime {choice!r} runs on {place}, not on {device.type}; choose runtime 'auto'"
+        )
+    if choice.startswith("openvino") and not _has_openvino():
+        raise BadRequest(f"runtime {choice!r} is not installed; pip install openvino")
+    return choice
+
+
+def create(choice: str, network: Network) -> Runtime:
+    """One of CHOICES for one network."""
+    return _ENGINES[choose(choice, network.device)](network)
+
+
+def _best(device: torch.device) -> str:
+    if device.type != "cpu":
+        return "torch"
+    if not _has_openvino():
+        log.warning("OpenVINO is not installed: networks run on torch, up to twice as slow")
+        return "torch"
+    return "openvino"
+
+
+def _has_openvino() -> bool:
+    return find_spec("openvino") is not None
+
+
+def _eager(network: Network) -> Runtime:
+    from embedder.runtime.torch_engine import EagerRuntime
+
+    return EagerRuntime(network)
+
+
+def _torch(network: Network) -> Runtime:
+    from embedder.runtime.torch_engine import TorchRuntime
+
+    return TorchRuntime(network)
+
+
+def _openvino(network: Network, precision: str = "f32") -> Runtime:
+    from embedder.runtime.openvino_engine import OpenVINORuntime
+
+    return OpenVINORuntime(network, precision)
+
+
+def _cuda(network: Network) -> Runtime:
+    from embedder.runtime.cuda_engine import CUDARuntime
+
+    return CUDARuntime(network)
+
+
+_PLACES: Final = {"openvino": "cpu", "openvino-bf16": "cpu", "cuda": "cuda"}
+_ENGINES: Final[dict[str, Callable[[Network], Runtime]]] = {
+    "eager": _eager,
+    "torch": _torch,
+    "openvino": _openvino,
+    "openvino-bf16": partial(_openvino, precision="bf16"),
+    "cuda": _cuda,
+}

@@ -1,0 +1,98 @@
+"""float16 on a CUDA card, replayed as CUDA graphs of fixed batch sizes.
+
+Log-mels are computed in float32 before it; sequence models stay in float32.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from embedder.frame_mn import FrameMN
+from embedder.runtime import Network
+from embedder.runtime.folding import folded
+
+# Batches are filled up to the next of these, so that few graphs are captured.
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Frames of one replay at most: 64 clips of 10 s.
+RUN_FRAMES: Final = 64_000
+_WARM_UP: Final = 3  # runs before a capture, which pick the kernels
+
+
+class Shape(NamedTuple):
+    """What one graph was captured for."""
+
+    names: tuple[str, ...]
+    clips: int
+    frames: int
+
+
+class Captured(NamedTuple):
+    """A graph, and the memory it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    mel: Tensor
+    outputs: list[Tensor]
+
+
+class CUDARuntime:
+    """One graph for each selection of features and batch size, at the usual window lengths.
+
+    Windows of other lengths run without a graph.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.name = "cuda f16"
+        self._backbone = halved(network.backbone)
+        self._frames = network.frames
+        self._captured: dict[Shape, Captured] = {}
+        self._lock = threading.Lock()  # a graph has one input
+
+    @torch.inference_mode()
+    def features(self, mel: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Normalised log-mel [N, M, F] on the card -> {name: float32}."""
+        chosen = tuple(sorted(names))
+        clips = min(SIZES[-1], max(1, RUN_FRAMES // mel.shape[2]))
+        with self._lock, torch.cuda.device(mel.device):
+            found = [self._run(part, chosen) for part in torch.split(mel.half(), clips)]
+        return {name: torch.cat(values) for name, *values in zip(chosen, *found, strict=True)}
+
+    def _run(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
+        clips, _, frames = mel.shape
+        if frames not in self._frames:
+            return [output.float() for output in self._outputs(mel, names)]
+        shape = Shape(names, next(size for size in SIZES if size >= clips), frames)
+        if shape not in self._captured:
+            self._captured[shape] = self._capture(shape, mel)
+        captured = self._captured[shape]
+        captured.mel[:clips].copy_(mel)
+        captured.graph.replay()
+        return [output[:clips].to(torch.float32, copy=True) for output in captured.outputs]
+
+    def _outputs(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
+        features = self._backbone.features_by_name(mel, names)
+        return [features[name] for name in names]
+
+    def _capture(self, shape: Shape, like: Tensor) -> Captured:
+        mel = like.new_zeros(shape.clips, like.shape[1], shape.frames)
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(_WARM_UP):
+                self._outputs(mel, shape.names)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = self._outputs(mel, shape.names)
+        return Captured(graph, mel, outputs)
+
+
+def halved(backbone: Any) -> Any:
+    """A folded copy with its convolutions in float16."""
+    network = folded(backbone)
+    (network.model if isinstance(network, FrameMN) else network).half()
+    return network

@@ -1,0 +1,50 @@
+"""The engine of weights as they are now, where they are now."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from embedder.runtime import Network, Runtime, create
+
+
+class _State(NamedTuple):
+    choice: str
+    device: torch.device
+    version: int  # of the weights: grows whenever one is written to
+
+
+class Current:
+    """Makes a backbone's engine at its first use, and anew when weights or device have changed."""
+
+    def __init__(self, backbone: Any, bands: int, frames: tuple[int, ...]) -> None:
+        self.choice = "eager"
+        self._backbone = backbone
+        self._bands = bands
+        self._frames = frames
+        self._weights = tuple(backbone.parameters())
+        self._identity = ""
+        self._identified = -1  # the version that `_identity` is of
+        self._made: tuple[_State, Runtime] | None = None
+
+    def identify(self, identity: str) -> None:
+        """Say what the weights are, as long as nobody writes to them."""
+        self._identity = identity
+        self._identified = self._version()
+
+    def runtime(self) -> Runtime:
+        """What runs the network."""
+        state = _State(self.choice, self._weights[0].device, self._version())
+        if self._made is None or self._made[0] != state:
+            identity = self._identity if state.version == self._identified else ""
+            network = Network(self._backbone, state.device, self._bands, self._frames, identity)
+            self._made = (state, create(self.choice, network))
+        return self._made[1]
+
+    def _version(self) -> int:
+        return sum(weight._version for weight in self._weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies make an engine of their own."""
+        return {**self.__dict__, "_made": None}

@@ -1,0 +1,241 @@
+"""Every engine gives the same numbers, and none outlives the weights that it was made of."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from embedder import AudioEmbedder, load_audio, runtime
+from embedder.errors import BadRequest
+from embedder.runtime import choose, openvino_engine
+from embedder.runtime.cuda_engine import halved
+from embedder.zoo import MODELS, DyMNConfig, FrameMNConfig, ModelSpec, lookup
+from tests.hear_kit import tiny_checkpoint
+from tests.shared import SHARED, needs_shared
+
+CPU = torch.device("cpu")
+TINY = "mn01_as"
+NETWORKS = {
+    "mn": lookup(TINY),
+    "dymn": replace(lookup("dymn04_as"), network=DyMNConfig(0.1)),
+    "fmn": replace(lookup("fmn04_strong"), network=FrameMNConfig(0.1)),
+    "fmn+gru": replace(lookup("fmn04_strong"), network=FrameMNConfig(0.1, "gru", 32)),
+}
+SEQUENCES = sorted(
+    {m.network.sequence for m in MODELS.values() if isinstance(m.network, FrameMNConfig)}
+    - {None, "gru"}
+)
+
+
+def distance(ours: Tensor, reference: Tensor) -> float:
+    return float(torch.linalg.norm(ours - reference) / torch.linalg.norm(reference))
+
+
+def noise(clips: int, samples: int) -> Tensor:
+    generator = torch.Generator().manual_seed(samples)
+    return torch.rand(clips, samples, generator=generator) - 0.5
+
+
+@torch.no_grad()
+def model_of(spec: ModelSpec) -> AudioEmbedder:
+    """Random weights, with BatchNorms that do something."""
+    torch.manual_seed(0)
+    model = AudioEmbedder("tiny", spec)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.1)
+    return model
+
+
+def run_with(model: AudioEmbedder, choice: str) -> AudioEmbedder:
+    """A copy that runs on another engine."""
+    other = copy.deepcopy(model)
+    other.use(choice)
+    return other
+
+
+@pytest.mark.parametrize("choice", ["torch", "openvino"])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_engines_agree(kind: str, choice: str) -> None:
+    check_agreement(model_of(NETWORKS[kind]), choice)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_engines_agree_on_every_sequence_model(sequence: str) -> None:
+    spec = replace(NETWORKS["fmn"], network=FrameMNConfig(0.1, sequence, 64))
+    check_agreement(model_of(spec), "openvino")
+
+
+def check_agreement(model: AudioEmbedder, choice: str) -> None:
+    other = run_with(model, choice)
+    assert other.engine == f"{choice} cpu f32"
+    rate = model.sample_rate
+    for clips, samples in ((1, 10 * rate), (3, 2 * rate), (2, 100)):
+        wave = noise(clips, samples)
+        assert distance(other.scene(wave), model.scene(wave)) < 1e-5
+    wave = noise(2, rate)
+    assert distance(other.timestamps(wave).vectors, model.timestamps(wave).vectors) < 1e-5
+    alone = other.timestamps(wave[:1]).vectors
+    assert distance(alone, other.timestamps(wave).vectors[:1]) < 1e-5
+    if not isinstance(model.spec.network, DyMNConfig):
+        assert distance(other.tags(wave), model.tags(wave)) < 1e-5
+    if isinstance(model.spec.network, FrameMNConfig):
+        frames = other.frame_probabilities(wave).values
+        assert distance(frames, model.frame_probabilities(wave).values) < 1e-5
+
+
+@needs_shared
+def test_the_real_checkpoint_agrees_on_real_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDER_WEIGHTS_DIR", str(SHARED / "weights"))
+    paths = sorted((SHARED / "audio" / "esc10").rglob("*.ogg"))[:3]
+    assert paths
+    eager = AudioEmbedder.load("mn04_as", device="cpu", runtime="eager")
+    fast = AudioEmbedder.load("mn04_as", device="cpu", runtime="openvino")
+    rough = AudioEmbedder.load("mn04_as", device="cpu", runtime="openvino-bf16")
+    for path in paths:
+        wave = load_audio(path, eager.sample_rate)
+        reference = eager.scene(wave)
+        assert distance(fast.scene(wave), reference) < 1e-5
+        assert 1e-4 < distance(rough.scene(wave), reference) < 0.2
+
+
+def test_auto_is_the_fastest_there_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert choose("auto", CPU) == "openvino"
+    assert choose("auto", torch.device("cuda")) == "torch"
+    monkeypatch.setattr(runtime, "_has_openvino", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert choose("auto", CPU) == "torch"
+    assert "OpenVINO is not installed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("tensorrt", "no runtime 'tensorrt'; choose one of auto, eager, torch"),
+        ("cuda", "runs on cuda, not on cpu"),
+        ("openvino", "pip install openvino"),
+    ],
+)
+def test_an_engine_that_cannot_run_is_refused(
+    choice: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_has_openvino", lambda: False)
+    with pytest.raises(BadRequest, match=message):
+        AudioEmbedder.load(TINY, device="cpu", runtime=choice)
+
+
+def test_openvino_is_refused_on_a_card() -> None:
+    with pytest.raises(BadRequest, match="runs on cpu, not on cuda"):
+        choose("openvino", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("choice", ["eager", "torch", "openvino"])
+def test_new_weights_show_at_once(choice: str) -> None:
+    model = run_with(model_of(NETWORKS["mn"]), choice)
+    wave = noise(1, 16_000)
+    before = model.scene(wave)
+    other = AudioEmbedder("other", model.spec)
+    model.backbone.load_state_dict(other.backbone.state_dict())
+    assert distance(model.scene(wave), before) > 0.01
+    assert distance(model.scene(wave), other.scene(wave)) < 1e-5
+
+
+def test_weights_loaded_in_inference_mode_do_too(tmp_path: Path) -> None:
+    path = tiny_checkpoint(TINY, tmp_path)
+    with torch.inference_mode():
+        model = AudioEmbedder.load(str(path), device="cpu")
+        assert model.scene(noise(1, 1000)).shape == (1, model.scene_embedding_size)
+
+
+def test_threads_share_an_engine() -> None:
+    model = run_with(model_of(NETWORKS["mn"]), "openvino")
+    waves = [noise(1, 8_000 + index) for index in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(model.scene, waves))
+    for ours, wave in zip(together, waves, strict=True):
+        assert distance(ours, model.scene(wave)) < 1e-6
+
+
+class TestKeptNetworks:
+    """Converted networks stay on disk, under what their weights are."""
+
+    @pytest.fixture(autouse=True)
+    def _own_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cache = tmp_path / "cache"
+        monkeypatch.setattr(openvino_engine, "cache_dir", lambda: self.cache)
+        self.path = str(tiny_checkpoint(TINY, tmp_path))
+        self.wave = noise(1, 8_000)
+
+    def embed(self) -> Tensor:
+        return AudioEmbedder.load(self.path, device="cpu", runtime="openvino").scene(self.wave)
+
+    def test_a_second_process_need_not_convert(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = self.embed()
+        monkeypatch.setattr(openvino_engine, "convert", None)
+        assert torch.equal(self.embed(), first)
+
+    def test_a_damaged_file_is_made_anew(self, caplog: pytest.LogCaptureFixture) -> None:
+        first = self.embed()
+        (kept,) = self.cache.rglob("*.xml")
+        kept.write_text("<net>")
+        assert torch.equal(self.embed(), first)
+        assert "is damaged" in caplog.text
+        assert kept.stat().st_size > 1000
+
+    def test_a_cache_that_cannot_be_written_is_only_said(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.cache.write_text("no folder")
+        assert self.embed().shape[0] == 1
+        assert "could not be kept" in caplog.text
+
+    def test_changed_weights_are_not_those_of_the_file(self) -> None:
+        model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
+        with torch.no_grad():
+            model.backbone.features[0][0].weight.mul_(-1)
+        changed = model.scene(self.wave)
+        assert not self.cache.exists()
+        assert distance(changed, self.embed()) > 0.001
+
+    def test_random_weights_are_not_kept(self) -> None:
+        run_with(model_of(NETWORKS["mn"]), "openvino").scene(self.wave)
+        assert not self.cache.exists()
+
+
+@pytest.mark.parametrize("kind", ["mn", "dymn", "fmn+gru"])
+def test_half_precision_is_close(kind: str) -> None:
+    """What a card computes in float16, computed here."""
+    model = model_of(NETWORKS[kind])
+    mel = model.frontend(noise(2, model.sample_rate))
+    names = [tap for tap in model.taps if tap != "mel"]
+    exact = model.backbone.features_by_name(mel, names)
+    rough = halved(model.backbone).features_by_name(mel.half(), names)
+    for name in names:
+        assert distance(rough[name].float(), exact[name]) < 5e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card here")
+@pytest.mark.parametrize("choice", ["torch", "cuda"])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_card_gives_the_same(kind: str, choice: str) -> None:
+    model = model_of(NETWORKS[kind])
+    other = run_with(model, "eager").to("cuda")
+    other.use(choice)
+    for clips, samples in ((1, 10 * model.sample_rate), (5, 10 * model.sample_rate), (2, 12_345)):
+        wave = noise(clips, samples)
+        for _ in range(2):  # a capture, and a replay
+            assert distance(other.scene(wave).cpu(), model.scene(wave)) < 2e-3
