@@ -51,6 +51,7 @@ __all__ = [
     "check_peak",
     "check_samples",
     "load_audio",
+    "resample",
     "stream_audio",
 ]
 
@@ -141,6 +142,11 @@ def stream_audio(
             yield samples
             meter.deadline += time.monotonic() - paused
         meter.report(yielded)
+
+
+def resample(samples: Samples, rate: int, target: int) -> Samples:
+    """Mono samples [S] at another rate: float32 [about S * target / rate], as files are decoded."""
+    return np.concatenate(list(_resampled([(rate, samples)], target)))
 
 
 def check_samples(samples: NDArray[Any]) -> None:

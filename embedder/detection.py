@@ -96,8 +96,8 @@ def frame_ms(count: int, first: int = 0) -> NDArray[np.float64]:
 
 
 def check_detects(name: str, spec: ModelSpec) -> None:
-    """BadRequest unless this model tells frames apart."""
-    if not isinstance(spec.network, FrameMNConfig):
+    """BadRequest unless this model's labels are told of frames; a probe's are not."""
+    if spec.probed or not isinstance(spec.network, FrameMNConfig):
         raise BadRequest(f"{name} finds no events; choose one of {', '.join(detectors())}")
 
 

@@ -92,6 +92,8 @@ class Forms(NamedTuple):
 class DynamicBlock(nn.Module):
     """Expand, depthwise, attend, project, all of them dynamic (Fig. 1)."""
 
+    one_by_one: int = ONE_BY_ONE
+
     def __init__(self, block: BlockConfig, config: DyMNConfig) -> None:
         super().__init__()
         size = context_size(config, block.expanded)
@@ -159,7 +161,7 @@ class DynamicBlock(nn.Module):
         if self.training or x.device.type != "cpu":
             return None
         values = self.expanded * x.shape[2] * x.shape[3]
-        return 1 if values >= ONE_BY_ONE else TOGETHER // values
+        return 1 if values >= self.one_by_one else TOGETHER // values
 
     def _forms(self, x: Tensor, clips: int | None) -> Forms:
         if clips == 1:

@@ -16,6 +16,10 @@ EmbedderError
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Final
+
+_SHOWN: Final = 6  # choices that a message names
 
 
 class EmbedderError(Exception):
@@ -53,8 +57,15 @@ class UnknownModel(BadRequest):
 
     code = "unknown_model"
 
-    def __init__(self, name: str, choices: Iterable[str]) -> None:
-        super().__init__(f"no model {name!r}; choose one of {', '.join(choices)}")
+    def __init__(self, name: str, choices: Iterable[str], listed: str = "embedder models") -> None:
+        """`listed` is what lists the choices, of which only the nearest ones are named."""
+        every = list(choices)
+        typed = name.lower()
+        near = [one for one in every if one.startswith(typed) or typed.startswith(one)]
+        near += get_close_matches(typed, every, _SHOWN, cutoff=0.5)
+        named = list(dict.fromkeys([*near, *every]))[:_SHOWN]
+        rest = f", ... (`{listed}` lists all {len(every)})" if len(every) > len(named) else ""
+        super().__init__(f"no model {name!r}; choose one of {', '.join(named)}{rest}")
 
 
 class UnknownTap(BadRequest):

@@ -26,6 +26,7 @@ from embedder.context import Context, ContextGenerator
 from embedder.dymn import DyMN, DynamicBlock
 from embedder.dynamic import DynamicReLU, KernelAttention
 from embedder.errors import BadRequest
+from embedder.model import AudioEmbedder
 
 # Block number, from 1 -> inputs and outputs of its dynamic ReLU [2, P].
 Points = dict[int, Tensor]
@@ -120,7 +121,8 @@ def inspected(network: nn.Module, name: str, seed: int = 0) -> Iterator[None]:
 
     Parameters
     ----------
-    network : a DyMN, or a module that holds one.
+    network : a DyMN, or a module that holds one; an AudioEmbedder runs eagerly meanwhile,
+        because other engines run copies.
     name : one of INSPECTIONS. "context" inspections need two clips or more in a batch.
     seed : of the random orders.
 
@@ -135,13 +137,18 @@ def inspected(network: nn.Module, name: str, seed: int = 0) -> Iterator[None]:
     if not parts:
         raise BadRequest(f"{type(network).__name__} has nothing that {name!r} could inspect")
     generator = torch.Generator().manual_seed(seed)
+    runtime = network.runtime if isinstance(network, AudioEmbedder) else ""
     for part in parts:
         setattr(part, inspection.method, _altered(part, inspection, generator))
     try:
+        if isinstance(network, AudioEmbedder):
+            network.use("eager")
         yield
     finally:
         for part in parts:
             delattr(part, inspection.method)
+        if isinstance(network, AudioEmbedder):
+            network.use(runtime)
 
 
 def _altered(

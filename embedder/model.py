@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embedder import checkpoints, windows
+from embedder import checkpoints, probe_head, windows
 from embedder.audio import check_peak
 from embedder.detection import Clock, FrameProbabilities, check_detects, find_events, joined
 from embedder.dymn import DyMN
@@ -88,6 +88,7 @@ class AudioEmbedder(nn.Module):
         self.spec = spec
         self.weights_sha256 = ""  # of random weights
         self.labels: tuple[str, ...] = tuple(labels or default_labels(spec.network.n_classes))
+        self.probe: probe_head.Probe | None = None  # whose labels they are, then
         self.frontend = LogMel(spec.mel)
         with torch.inference_mode(False):  # weights that know when they are written to
             self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
@@ -117,7 +118,7 @@ class AudioEmbedder(nn.Module):
         Parameters
         ----------
         name : a row of the zoo (`embedder models`), or the path of a self-describing
-            .safetensors checkpoint, such as fine-tuning writes.
+            .safetensors checkpoint, such as fine-tuning writes, or of a probe.
         weights : a checkpoint to use instead of the one searched for.
         taps : features that make up the embedding, in this order; default: the model's.
         device : "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
@@ -131,8 +132,12 @@ class AudioEmbedder(nn.Module):
         place = _device(device)
         choose(runtime, place)  # refused before anything is fetched
         if name.endswith(".safetensors"):
-            checkpoint = checkpoints.read_described(Path(name))
-            name = Path(name).stem
+            path = Path(name)
+            if probe := probe_head.read(path):
+                underneath = cls.load(probe.source(path), weights, taps, device, runtime)
+                return probe.attach(underneath, path)
+            checkpoint = checkpoints.read_described(path)
+            name = path.stem
         else:
             checkpoint = checkpoints.load(lookup(name), weights)
         spec = checkpoint.spec or lookup(name)
@@ -145,6 +150,11 @@ class AudioEmbedder(nn.Module):
         model._current.identify(f"{checkpoint.sha256} {spec.network}")
         model.to(place).use(runtime)
         return model
+
+    @property
+    def runtime(self) -> str:
+        """Which of `embedder.runtime.CHOICES` runs the network."""
+        return self._current.choice
 
     def use(self, runtime: str) -> None:
         """Run the network on another of `embedder.runtime.CHOICES`."""
@@ -322,6 +332,10 @@ class AudioEmbedder(nn.Module):
         probabilities and, where there are frame-wise heads, "events" those of frames [N, T, size].
         """
         wanted = set(taps)
+        if self.probe is not None and TAGS in wanted:
+            found = self.window_features(batch, {*wanted, *self.probe.taps} - {TAGS})
+            found[TAGS] = self.probe.tags(self.join(found, self.probe.taps))
+            return {tap: found[tap] for tap in wanted}
         mel = self.frontend(batch.to(self.device, non_blocking=True))  # N M F
         found = {MEL: mel.mean(-1)} if MEL in wanted else {}
         inner = {PROBABILITIES.get(tap, tap) for tap in wanted - {MEL}}

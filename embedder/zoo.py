@@ -112,6 +112,7 @@ class ModelSpec:
     psds1: float | None = None
     # Default taps: low-level mel means, then the mid-level blocks (Table II, "M_B + L").
     taps: tuple[str, ...] = ("mel", "b5", "b11", "b13", "b15")
+    probed: bool = False  # tags are those of a probe: embedder/probe_head.py
 
     @property
     def bundled(self) -> bool:
@@ -258,7 +259,7 @@ DEFAULT_DETECTOR: Final = "fmn10+tf-256_advanced-kd-weak-strong"
 
 
 def lookup(name: str) -> ModelSpec:
-    """The row of one model; UnknownModel lists the choices."""
+    """The row of one model; UnknownModel names the nearest ones."""
     try:
         return MODELS[name]
     except KeyError:

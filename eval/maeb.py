@@ -18,11 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor
 
-from embedder.audio import Samples
+from embedder.audio import Samples, resample
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
 from embedder.zoo import DEFAULT_MODEL
@@ -120,11 +119,7 @@ class MaebEncoder:
         samples = np.asarray(item["array"], np.float32)
         if samples.ndim > 1:
             samples = samples.mean(0)
-        rate = int(item["sampling_rate"])
-        if rate == self.model.sample_rate:
-            return samples
-        resampled: Samples = soxr.resample(samples, rate, self.model.sample_rate, quality="HQ")
-        return resampled
+        return resample(samples, int(item["sampling_rate"]), self.model.sample_rate)
 
     def _batch(self, clips: Sequence[Samples]) -> Tensor:
         by_length: dict[int, list[int]] = defaultdict(list)

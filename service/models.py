@@ -131,7 +131,7 @@ class Models:
         """
         name = name or self.default
         if name not in self._sources:
-            raise UnknownModel(name, self._sources)
+            raise UnknownModel(name, self._sources, "GET /v1/models")
         if name in self._served:
             return self._served[name]
         return await self._loading.join(name, lambda: self._load(name))

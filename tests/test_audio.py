@@ -30,6 +30,7 @@ from embedder.audio import (
     DecodeLimits,
     check_samples,
     load_audio,
+    resample,
     stream_audio,
 )
 from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
@@ -261,6 +262,8 @@ def test_resampling_equals_soxr_at_once(rate: int) -> None:
     expected = soxr.resample(signal.astype(np.float32) / 32_768, rate, RATE, "HQ")
     assert samples.size == round(signal.size * RATE / rate)
     np.testing.assert_allclose(samples, expected, atol=1e-6)
+    alone = resample(signal.astype(np.float32) / 32_768, rate, RATE)
+    np.testing.assert_allclose(alone, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])

@@ -217,8 +217,13 @@ def test_models_are_listed(
     assert (listed["mn40_as"]["width"], listed["mn40_as"]["mean_ap"]) == (4.0, 48.4)
     assert main(["models"]) == 0
     table = capsys.readouterr().out
-    assert re.search(r"mn10_as +mn +1 +4.88 +0.54 +47.1 +yes", table)
-    assert re.search(r"mn02_as +mn +0.2 +0.27 +- +37.8 +-", table)
+    assert re.search(r"mn10_as +mn +1 +4.88 +0.54 +47.1 +- +yes", table)
+    assert re.search(r"mn02_as +mn +0.2 +0.27 +- +37.8 +- +-", table)
+    assert re.search(r"fmn10_strong +fmn +1 +- +- +- +42.28 +-", table)
+    assert main(["models", "mn10_as", "dymn10_as"]) == 0
+    titles, *named = capsys.readouterr().out.splitlines()
+    assert titles.split()[:2] == ["name", "family"]
+    assert [line.split()[0] for line in named] == ["mn10_as", "dymn10_as"]
 
 
 @needs_shared
@@ -245,7 +250,7 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_option_is_a_documented_variable() -> None:
     documented = (ROOT / "docs" / "cli.md").read_text("utf-8")
     commands: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
-    assert set(commands) == {"embed", "tag", "detect", "models", "fetch", "serve"}
+    assert set(commands) == {"embed", "tag", "detect", "export", "models", "fetch", "serve"}
     for name, command in commands.items():
         for option in command.params:
             if option.param_type_name == "option" and option.name != "help":

@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from embedder import dymn as dymn_module
 from embedder.blocks import BlockConfig
 from embedder.context import Affine, affine, context_size
-from embedder.dymn import DyMN, TemperatureSchedule, dynamic_places
+from embedder.dymn import DyMN, DynamicBlock, TemperatureSchedule, dynamic_places
 from embedder.dynamic import DynamicDepthwise, DynamicPointwise, DynamicReLU, Form, KernelAttention
 from embedder.errors import BadRequest
 from embedder.frontend import LogMel
@@ -116,7 +115,7 @@ def test_both_forms_alone_or_batched_agree(monkeypatch: pytest.MonkeyPatch, fram
     alone = torch.cat([network(clip[None]) for clip in mel])
     assert distance(batched, alone) <= 1e-5
     for values in (0, 2**40):  # every clip by itself; all together
-        monkeypatch.setattr(dymn_module, "ONE_BY_ONE", values)
+        monkeypatch.setattr(DynamicBlock, "one_by_one", values)
         assert distance(network(mel), batched) <= 1e-5
 
 

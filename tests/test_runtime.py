@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from embedder import AudioEmbedder, load_audio, runtime
 from embedder.errors import BadRequest
+from embedder.inspect import inspected
 from embedder.runtime import choose, openvino_engine
 from embedder.runtime.cuda_engine import halved
 from embedder.zoo import MODELS, DyMNConfig, FrameMNConfig, ModelSpec, lookup
@@ -158,6 +159,16 @@ def test_weights_loaded_in_inference_mode_do_too(tmp_path: Path) -> None:
     with torch.inference_mode():
         model = AudioEmbedder.load(str(path), device="cpu")
         assert model.scene(noise(1, 1000)).shape == (1, model.scene_embedding_size)
+
+
+def test_inspections_show_whatever_runs_the_network() -> None:
+    model = run_with(model_of(NETWORKS["dymn"]), "torch")
+    wave = noise(2, 16_000)
+    before = model.scene(wave)
+    with inspected(model, "conv/uniform"):
+        assert distance(model.scene(wave), before) > 1e-4
+    assert model.runtime == "torch"
+    assert torch.equal(model.scene(wave), before)
 
 
 def test_threads_share_an_engine() -> None:

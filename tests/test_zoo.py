@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import pytest
 
+from embedder.errors import UnknownModel
 from embedder.model import AudioEmbedder
-from embedder.zoo import MODELS, spec_from_json, spec_to_json
+from embedder.zoo import MODELS, lookup, spec_from_json, spec_to_json
 
 # Every MN that was released (EfficientAT, tag v0.0.1), by checkpoint.
 PUBLISHED_MN = """\
@@ -51,3 +52,29 @@ def test_descriptions_survive_a_checkpoint_header(name: str) -> None:
     again = spec_from_json(spec_to_json(spec))
     assert asdict(again.network) == asdict(spec.network)
     assert (again.mel, again.taps) == (spec.mel, spec.taps)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("mn10", "mn10_as, "),
+        ("DyMN10", "dymn10_as, "),
+        ("fmn10+tf", "fmn10+tf-128_strong, fmn10+tf-256_strong, "),
+        ("fmn10+tf-265_strong", "fmn10+tf-256_strong, "),
+        ("mn04_as_mAP_432", "mn04_as, "),
+        ("banana", "sprout04, mn01_as, "),
+        ("", "sprout04, mn01_as, "),
+    ],
+)
+def test_an_unknown_name_brings_the_nearest_and_where_all_are(name: str, nearest: str) -> None:
+    with pytest.raises(UnknownModel) as raised:
+        lookup(name)
+    message = str(raised.value)
+    assert message.startswith(f"no model {name!r}; choose one of {nearest}")
+    assert message.endswith(f", ... (`embedder models` lists all {len(MODELS)})")
+    assert len(message) < 220
+
+
+def test_few_choices_are_all_named() -> None:
+    message = str(UnknownModel("dig", ["cat", "dog"]))
+    assert message == "no model 'dig'; choose one of dog, cat"

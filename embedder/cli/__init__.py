@@ -15,17 +15,17 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from embedder.bulk.inputs import printable
 from embedder.cli import options as opt
 from embedder.cli import start
 from embedder.cli.detect import detect
+from embedder.cli.export import export
+from embedder.cli.models import models
 from embedder.cli.report import Report
 from embedder.errors import BadRequest, EmbedderError
-from embedder.zoo import DEFAULT_MODEL, MODELS, ModelSpec, lookup, spec_to_json
+from embedder.zoo import DEFAULT_MODEL, lookup
 
 if TYPE_CHECKING:
     from embedder.model import AudioEmbedder
@@ -71,6 +71,7 @@ def embed(
     weights: opt.Weights = None,
     taps: opt.Taps = None,
     device: opt.Device = "auto",
+    runtime: opt.Runtime = "auto",
     timestamps: opt.Timestamps = False,
     window_ms: opt.WindowMs = None,
     hop_ms: opt.HopMs = None,
@@ -86,7 +87,7 @@ def embed(
     existing: Existing = "resume" if resume else "overwrite" if overwrite else "refuse"
     check_output(output, existing)
     files = start.files(paths)
-    embedder = start.load(model, weights, device, taps)
+    embedder = start.load(model, weights, device, runtime, taps)
     from embedder.bulk.job import BulkOptions, embed_files
 
     options = BulkOptions(timestamps, window_ms, hop_ms, start.workers(workers))
@@ -108,13 +109,14 @@ def tag(
     model: opt.Model = DEFAULT_MODEL,
     weights: opt.Weights = None,
     device: opt.Device = "auto",
+    runtime: opt.Runtime = "auto",
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Show what is heard in every file: labels with their probabilities."""
     files = start.files(paths)
     with start.lines_to(output, overwrite) as sink:
-        embedder = start.load(model, weights, device)
+        embedder = start.load(model, weights, device, runtime)
         with Report(len(files)) as report:
             for path, tags, error in _tags(embedder, files, top, start.workers(workers)):
                 if as_json or output:
@@ -129,24 +131,8 @@ def tag(
 
 
 app.command()(detect)
-
-
-@app.command()
-def models(as_json: opt.AsJson = False) -> None:
-    """List the models there are, with their figures as published."""
-    rows = [_model_row(name, spec) for name, spec in MODELS.items()]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    table = Table("name", "family", box=None)
-    for title in ("width", "params (M)", "MACs (G)", "mAP"):
-        table.add_column(title, justify="right")
-    table.add_column("here")
-    for row in rows:
-        figures = [row[key] for key in ("width", "params", "macs", "mean_ap")]
-        cells = ["-" if figure is None else f"{figure:g}" for figure in figures]
-        table.add_row(row["name"], row["family"], *cells, "yes" if row["path"] else "-")
-    Console().print(table)
+app.command()(export)
+app.command()(models)
 
 
 @app.command()
@@ -167,11 +153,13 @@ def serve(
     model: opt.Model = DEFAULT_MODEL,
     weights: opt.Weights = None,
     device: opt.Device = "auto",
+    runtime: opt.Runtime = "auto",
 ) -> None:
     """Run the HTTP server; its other settings are variables only: docs/service.md."""
     from service.__main__ import serve as run
 
-    given = {"host": host, "port": port, "model": model, "weights": weights, "device": device}
+    given = {"host": host, "port": port, "model": model, "weights": weights}
+    given |= {"device": device, "runtime": runtime}
     # Not as arguments: every worker of the server reads its environment.
     os.environ.update({f"EMBEDDER_{k.upper()}": str(v) for k, v in given.items() if v is not None})
     try:
@@ -210,20 +198,3 @@ def _tags(
             best = zip(scores[:top].tolist(), order[:top].tolist(), strict=True)
             tags = [{"label": embedder.labels[i], "score": round(score, 3)} for score, i in best]
             yield printable(path), tags, None
-
-
-def _model_row(name: str, spec: ModelSpec) -> dict[str, Any]:
-    from embedder import checkpoints
-
-    path = checkpoints.find(spec)
-    return {
-        "name": name,
-        "family": spec_to_json(spec)["family"],
-        "width": spec.network.width,
-        "sample_rate": spec.mel.sample_rate,
-        "params": spec.params,
-        "macs": spec.macs,
-        "mean_ap": spec.mean_ap,
-        "url": spec.url,
-        "path": None if path is None else str(path),
-    }

@@ -29,6 +29,7 @@ Paths = Annotated[
 ]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="As `embedder models` lists.")]
 
+SomeNames = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Default: all.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="As for --model of other commands.")]
 
 Model = Annotated[
@@ -59,6 +60,9 @@ HopMs = Annotated[float | None, _option("HOP_MS", "Hop; default 2500, or 50 with
 
 Top = Annotated[int, _option("TOP", "How many tags of a file.", min=1)]
 AsJson = Annotated[bool, _option("JSON", "Write JSON.", "--json")]
+Profile = Annotated[
+    bool, _option("PROFILE", "Measure parameters, MACs and memory for 10 s of audio.", "--profile")
+]
 
 Table = Annotated[
     Path, _option("OUTPUT", "The table to write: .parquet, .npz, .jsonl or .csv.", "--output", "-o")

@@ -14,13 +14,13 @@ SOME_FAILED: Final = 1
 class Report:
     """Failures, on stderr; also progress where that is a terminal."""
 
-    def __init__(self, n_files: int) -> None:
+    def __init__(self, n_files: int, what: str = "files") -> None:
         self.failed = 0
         self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console)
         self._progress.disable = n_files < 2 or not self._console.is_terminal
-        self._task = self._progress.add_task("files", total=n_files)
+        self._task = self._progress.add_task(what, total=n_files)
 
     def __enter__(self) -> Report:
         self._progress.start()

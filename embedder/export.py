@@ -1,0 +1,287 @@
+"""A model as one ONNX file that onnxruntime runs alone, checked against torch before it is kept.
+
+Axes: B clips, S samples, M mel bands, F mel frames, T output frames (40 ms), D values, N labels.
+
+    [waveform B S ─ spectrum ─] mel B M F ─ backbone ─ embedding B D, logits B N, probabilities B N
+                                                     └ fmn: frame_probabilities B T N
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedder import __version__
+from embedder.errors import BadRequest
+from embedder.files import atomic
+from embedder.frame_mn import FRAME_MS, FrameMN
+from embedder.frontend import PREEMPHASIS, LogMel
+from embedder.model import MEL, AudioEmbedder
+from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
+
+OPSET: Final = 17
+TOLERANCE: Final = 1e-4  # relative, of every tap and output
+LOGITS: Final = "logits"
+STRONG: Final = "strong"  # the logits of frames
+# What sources of weights under the MIT licence begin with.
+MIT_WEIGHTS: Final = ("audio-embedder", "https://github.com/fschmid56/EfficientAT/")
+# What is checked: clips at once, and seconds of them; the shortest clip is checked too.
+CHECKED: Final = ((1, 10.0), (1, 1.237), (3, 0.16), (2, 2.5))
+
+
+class ExportFailed(Exception):
+    """The graph does not compute what the model does: a defect here, and no caller's error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: the file's size, and the greatest relative difference from torch."""
+
+    path: Path
+    size: int  # bytes
+    error: float
+
+
+class ExportedLogMel(nn.Module):
+    """`LogMel` in operators of ONNX: its Fourier transform is a convolution.
+
+    onnxruntime's own DFT is less exact and no part of what tracing can export; this is at least
+    as near to the exact spectrum as the FFT in float32. Bins that no mel band hears are left out.
+    """
+
+    kernels: Tensor
+    bank: Tensor
+
+    def __init__(self, frontend: LogMel) -> None:
+        super().__init__()
+        self.config = cfg = frontend.config
+        bank, window = frontend.bank.cpu(), frontend.window.cpu().double()
+        heard = torch.nonzero(bank.sum(1))[:, 0]
+        steps = heard[:, None] * torch.arange(cfg.n_fft) % cfg.n_fft  # exact
+        angles = steps.double() * (2 * math.pi / cfg.n_fft)
+        kernels = torch.cat([angles.cos(), angles.sin()]) * window
+        # The window is centred in the FFT; what lies beside it is zero.
+        self.margin = (cfg.n_fft - cfg.window) // 2
+        inside = kernels[:, None, self.margin : self.margin + cfg.window]
+        self.register_buffer("kernels", inside.float().contiguous())
+        self.register_buffer("bank", bank[heard].T.contiguous())
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """[B, S] -> [B, M, F]; S is at least `minimum_samples`."""
+        cfg = self.config
+        wave = wave[:, 1:] - PREEMPHASIS * wave[:, :-1]  # B S -> B S-1
+        pad = cfg.n_fft // 2
+        wave = functional.pad(wave[:, None], (pad, pad), mode="reflect")
+        after = cfg.n_fft - cfg.window - self.margin
+        wave = wave[..., self.margin : wave.shape[-1] - after]
+        real, imaginary = functional.conv1d(wave, self.kernels, stride=cfg.hop).chunk(2, 1)
+        mel = self.bank @ (real.square() + imaginary.square())  # B K F -> B M F
+        mel = mel + cfg.floor if cfg.floor_mode == "add" else mel.clamp(min=cfg.floor)
+        normalised: Tensor = (mel.log() + 4.5) / 5.0
+        return normalised
+
+
+class Graph(nn.Module):
+    """What is exported: waveforms or log-mels to the named outputs, in their order."""
+
+    def __init__(self, model: AudioEmbedder, with_frontend: bool) -> None:
+        super().__init__()
+        self.frontend = ExportedLogMel(model.frontend) if with_frontend else nn.Identity()
+        self.backbone = model.backbone
+        self.taps = model.taps
+        self.detects = isinstance(model.backbone, FrameMN)
+
+    def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        """[B, S] or [B, M, F] -> embedding, logits, probabilities, and those of frames."""
+        found = _features(self.backbone, self.frontend(given), self.taps, self.detects)
+        embedding = torch.cat([found[tap] for tap in self.taps], -1)
+        outputs = (embedding, found[LOGITS], found[LOGITS].sigmoid())
+        return (*outputs, found[STRONG].sigmoid()) if self.detects else outputs
+
+
+def minimum_samples(spec: ModelSpec) -> int:
+    """The shortest waveform an exported front end takes: it is mirrored by half an FFT."""
+    return spec.mel.n_fft // 2 + 2
+
+
+def export(model: AudioEmbedder, path: Path, *, with_frontend: bool = False) -> Exported:
+    """Write a model as ONNX: float32, any number of clips, any length.
+
+    Parameters
+    ----------
+    model : its taps make up the embedding.
+    path : the file; an existing one is replaced.
+    with_frontend : take waveforms instead of normalised log-mels.
+
+    Raises
+    ------
+    BadRequest : the packages that this takes are not installed, the folder is not there, or
+        the network has no ONNX form.
+    ExportFailed : onnxruntime's results differ from torch's; nothing was written.
+    """
+    check_installed()
+    if model.spec.probed:
+        raise BadRequest(f"{model.name} is a probe; export the model underneath")
+    network = model.spec.network
+    if isinstance(network, FrameMNConfig) and network.sequence == "mamba":
+        raise BadRequest(f"{model.name} has no ONNX form: Mamba takes what opset {OPSET} lacks")
+    if not path.parent.is_dir():
+        raise BadRequest(f"no folder {str(path.parent)!r}; make it first")
+    device = model.device
+    try:
+        model.cpu()
+        with atomic(path) as temporary:
+            _write(model, temporary, with_frontend)
+            _describe(model, temporary, with_frontend)
+            error = largest_difference(model, temporary, with_frontend)
+            if not error <= TOLERANCE:
+                raise ExportFailed(
+                    f"onnxruntime's results differ from torch's by {error:.1e} of their size, "
+                    f"more than {TOLERANCE:.0e}; nothing was written. Please report this"
+                )
+            size = temporary.stat().st_size
+    finally:
+        model.to(device)
+    return Exported(path, size, error)
+
+
+def check_installed() -> None:
+    """BadRequest unless what export takes is installed."""
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing)
+        raise BadRequest(f"{names} not installed; pip install 'audio-embedder[onnx]'")
+
+
+@torch.no_grad()
+def largest_difference(model: AudioEmbedder, path: Path, with_frontend: bool) -> float:
+    """Of onnxruntime's results from torch's, relative to the largest value of each tap.
+
+    Torch means this package's own front end and network, uncompiled. Batches and lengths vary.
+    """
+    session = _session(path)
+    name = session.get_inputs()[0].name
+    detects = isinstance(model.backbone, FrameMN)
+    sizes = [model.tap_sizes[tap] for tap in model.taps]
+    worst = 0.0
+    for wave in _clips(model):
+        mel = model.frontend(wave)
+        found = _features(model.backbone, mel, model.taps, detects)
+        expected = [found[tap] for tap in model.taps] + [found[LOGITS], found[LOGITS].sigmoid()]
+        expected += [found[STRONG].sigmoid()] if detects else []
+        given = wave if with_frontend else mel
+        embedding, *others = map(torch.from_numpy, session.run(None, {name: given.numpy()}))
+        actual = [*torch.split(embedding, sizes, -1), *others]
+        for ours, theirs in zip(expected, actual, strict=True):
+            if ours.shape != theirs.shape:
+                return math.inf
+            difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-30))
+            worst = difference if math.isnan(difference) else max(worst, difference)
+    return worst
+
+
+def _features(backbone: Any, mel: Tensor, taps: Sequence[str], detects: bool) -> dict[str, Tensor]:
+    wanted = {LOGITS, *taps} | ({STRONG} if detects else set())
+    found: dict[str, Tensor] = dict(backbone.features_by_name(mel, wanted - {MEL}))
+    return found | {MEL: mel.mean(-1)} if MEL in wanted else found
+
+
+def _clips(model: AudioEmbedder) -> Iterator[Tensor]:
+    """Noise that swells and fades, under a tone: loud and quiet moments and bands."""
+    rate = model.sample_rate
+    generator = torch.Generator().manual_seed(0)
+    lengths = [(clips, round(seconds * rate)) for clips, seconds in CHECKED]
+    for clips, samples in (*lengths, (2, minimum_samples(model.spec))):
+        seconds = torch.arange(samples) / rate
+        noise = torch.randn(clips, samples, generator=generator)
+        swell = torch.sin(math.pi * seconds / seconds[-1]).square() + 1e-3
+        yield 0.1 * noise * swell + 0.3 * torch.sin(2 * math.pi * 440 * seconds)
+
+
+def _write(model: AudioEmbedder, path: Path, with_frontend: bool) -> None:
+    graph = Graph(model, with_frontend).eval()
+    name, axes, example = _input(model, with_frontend)
+    outputs = ["embedding", "logits", "probabilities"]
+    varying = {name: axes} | {output: {0: "batch"} for output in outputs}
+    if graph.detects:
+        outputs.append("frame_probabilities")
+        varying["frame_probabilities"] = {0: "batch", 1: "output_frames"}
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        # Deprecated in favour of torch.export, which takes up to a minute where this takes
+        # seconds. Whatever else it warns of, the check of the outcome tells.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (example,),
+            path,
+            input_names=[name],
+            output_names=outputs,
+            dynamic_axes=varying,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def _input(model: AudioEmbedder, with_frontend: bool) -> tuple[str, dict[int, str], Tensor]:
+    """The input's name, its varying axes, and an example of it."""
+    if with_frontend:
+        return "waveform", {0: "batch", 1: "samples"}, torch.zeros(2, model.sample_rate)
+    return "mel", {0: "batch", 2: "frames"}, torch.zeros(2, model.spec.mel.n_mels, 100)
+
+
+def _describe(model: AudioEmbedder, path: Path, with_frontend: bool) -> None:
+    """Add what a user of the file alone has to know."""
+    import onnx
+
+    source, licence = _origin(model)
+    facts = {
+        "name": model.name,
+        "version": __version__,
+        "weights_sha256": model.weights_sha256,
+        "source": source,
+        "licence": licence,
+        "sample_rate": model.sample_rate,
+        "minimum_samples": minimum_samples(model.spec) if with_frontend else 1,
+        "taps": model.taps,
+        "tap_sizes": [model.tap_sizes[tap] for tap in model.taps],
+        "labels": model.labels,
+        "mel": asdict(model.spec.mel),
+    }
+    if isinstance(model.spec.network, FrameMNConfig):
+        facts["frame_ms"] = FRAME_MS
+    proto = onnx.load(path)
+    proto.producer_name, proto.producer_version = "embedder", __version__
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    onnx.helper.set_model_props(proto, texts)
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def _origin(model: AudioEmbedder) -> tuple[str, str]:
+    """Where weights of this name are published, and their licence; empty where not known."""
+    row = MODELS.get(model.name)
+    if row is None or row.network != model.spec.network or not model.weights_sha256:
+        return "", ""
+    if row.sha256 not in (None, model.weights_sha256):
+        return "", ""
+    source = f"audio-embedder {__version__}" if row.bundled else row.url
+    return source, "MIT" if source.startswith(MIT_WEIGHTS) else ""
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,160 @@
+"""A probe: a small classifier on a model's features, whose labels take the place of the tags.
+
+`python -m eval probe` makes one; `AudioEmbedder.load` takes its file like a model's.
+
+Axes: N examples, D joined features, C labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from embedder.errors import WeightsMismatch, WeightsNotFound
+from embedder.files import atomic
+
+if TYPE_CHECKING:
+    from embedder.model import AudioEmbedder
+
+METADATA_KEY: Final = "probe"
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Standardisation and dense layers (ReLU between), in numpy: no pickle is ever loaded.
+
+    `layers` are (weights [in, out], bias [out]); the last gives logits [N, C]. `model` is the
+    one underneath, by name or path, and `weights_sha256` the hash of its weights.
+    """
+
+    labels: tuple[str, ...]
+    model: str
+    weights_sha256: str
+    taps: tuple[str, ...]
+    multi_label: bool
+    mean: Vectors
+    scale: Vectors
+    layers: tuple[tuple[Vectors, Vectors], ...]
+
+    def logits(self, vectors: Vectors) -> Vectors:
+        """Joined features [N, D] -> [N, C]."""
+        x = (vectors - self.mean) / self.scale
+        for number, (weights, bias) in enumerate(self.layers):
+            x = (np.maximum(x, 0) if number else x) @ weights + bias
+        return x
+
+    def probabilities(self, vectors: Vectors) -> Vectors:
+        """[N, D] -> [N, C]; rows sum to 1 unless several labels may hold."""
+        logits = self.logits(vectors)
+        if self.multi_label:
+            return np.asarray(1 / (1 + np.exp(-logits.clip(-80, 80))))
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(powers / powers.sum(1, keepdims=True))
+
+    def tags(self, features: Tensor) -> Tensor:
+        """`probabilities` of features where the model computes."""
+        return torch.from_numpy(self.probabilities(features.cpu().numpy())).to(features.device)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file that describes itself."""
+        arrays = {"mean": self.mean, "scale": self.scale}
+        for number, (weights, bias) in enumerate(self.layers):
+            arrays |= {f"weights.{number}": weights, f"bias.{number}": bias}
+        description = {
+            "labels": self.labels,
+            "model": self.model,
+            "weights_sha256": self.weights_sha256,
+            "taps": self.taps,
+            "multi_label": self.multi_label,
+        }
+        plain = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+        with atomic(path) as temporary:
+            save_file(plain, temporary, metadata={METADATA_KEY: json.dumps(description)})
+
+    @classmethod
+    def load(cls, path: Path) -> Probe:
+        """What `save` wrote."""
+        if not path.is_file():
+            raise WeightsNotFound(f"no probe {str(path)!r}; make one with `python -m eval probe`")
+        probe = read(path)
+        if probe is None:
+            raise WeightsMismatch(f"{path} holds no probe; `python -m eval probe` makes one")
+        return probe
+
+    def attach(self, model: AudioEmbedder, path: Path) -> AudioEmbedder:
+        """Give a model, the one underneath, this probe's tags; returns it."""
+        if self.weights_sha256 not in ("", model.weights_sha256):
+            raise WeightsMismatch(
+                f"{path} was made on {self.model} with weights of SHA-256 {self.weights_sha256}, "
+                f"not {model.weights_sha256}; make the probe again"
+            )
+        width = sum(model.tap_sizes[tap] for tap in model.check_taps(self.taps))
+        if width != self.mean.size:
+            raise WeightsMismatch(f"{path} takes {self.mean.size} values, {self.model} has {width}")
+        model.name, model.probe, model.labels = path.stem, self, self.labels
+        model.spec = replace(model.spec, probed=True)
+        both = model.weights_sha256 + hashlib.sha256(path.read_bytes()).hexdigest()
+        model.weights_sha256 = hashlib.sha256(both.encode()).hexdigest()
+        return model
+
+    def source(self, path: Path) -> str:
+        """What to load underneath a probe that lies at `path`: a checkpoint may lie beside it."""
+        if not self.model.endswith(".safetensors"):
+            return self.model
+        found = Path(self.model)
+        if not found.is_file():
+            found = path.parent / found.name
+        if found.is_file() and read(found) is not None:
+            raise WeightsMismatch(f"{path} is a probe on a probe; make it on a model")
+        return str(found)
+
+
+def read(path: Path) -> Probe | None:
+    """A file's probe; None where there is none in it."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if METADATA_KEY not in metadata:
+                return None
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    try:
+        facts = json.loads(metadata[METADATA_KEY])
+        count = sum(name.startswith("weights.") for name in arrays)
+        probe = Probe(
+            labels=tuple(facts["labels"]),
+            model=facts["model"],
+            weights_sha256=facts.get("weights_sha256", ""),
+            taps=tuple(facts["taps"]),
+            multi_label=facts["multi_label"],
+            mean=arrays["mean"],
+            scale=arrays["scale"],
+            layers=tuple((arrays[f"weights.{i}"], arrays[f"bias.{i}"]) for i in range(count)),
+        )
+        _check_shapes(probe)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsMismatch(f"{path} is a damaged probe; make it again") from error
+    return probe
+
+
+def _check_shapes(probe: Probe) -> None:
+    widths = [probe.mean.size, *(bias.size for _, bias in probe.layers)]
+    found = [weights.shape for weights, _ in probe.layers]
+    if found != list(pairwise(widths)) or widths[-1] != len(probe.labels) or not found:
+        raise ValueError("layers do not fit each other")
+    if probe.mean.shape != probe.scale.shape:
+        raise ValueError("mean and scale do not fit each other")
