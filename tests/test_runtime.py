@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -250,3 +253,12 @@ def test_a_card_gives_the_same(kind: str, choice: str) -> None:
         wave = noise(clips, samples)
         for _ in range(2):  # a capture, and a replay
             assert distance(other.scene(wave).cpu(), model.scene(wave)) < 2e-3
+
+
+def test_nothing_is_reported_and_nothing_is_written_into_the_home(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import embedder.runtime.openvino_engine"]
+    root = str(Path(__file__).resolve().parents[1])
+    subprocess.run(
+        command, env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": root}, check=True
+    )
+    assert list(tmp_path.iterdir()) == []
