@@ -32,7 +32,6 @@ from embedder.dynamic import (
     KernelAttention,
     StaticActivation,
     StaticConv,
-    join,
 )
 from embedder.heads import MLPHead
 from embedder.mn import (
@@ -131,11 +130,11 @@ class DynamicBlock(nn.Module):
             gate_f,
             gate_t,
         )
-        if clips is None:
+        if clips is None or clips >= len(x):
             return self._transform(x, dynamics, forms), vector
         slices = zip(*(torch.split(part, clips) for part in (x, *dynamics)), strict=True)
         outputs = [self._transform(part, Dynamics(*rest), forms) for part, *rest in slices]
-        return join(outputs), vector
+        return torch.cat(outputs), vector
 
     def fold_norms(self) -> None:
         """Give the BatchNorms' work to the convolutions before them."""

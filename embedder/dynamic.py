@@ -18,7 +18,6 @@ Depthwise ones have two exact forms:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from enum import Enum
 
 import torch
@@ -29,11 +28,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from embedder.blocks import BlockConfig, Constants
 from embedder.context import ClipWise, affine, per_clip
 from embedder.zoo import DyMNConfig
-
-
-def join(batches: Sequence[Tensor]) -> Tensor:
-    """One batch of several; a lone one is not copied."""
-    return batches[0] if len(batches) == 1 else torch.cat(tuple(batches))
 
 
 class KernelAttention(nn.Module):
@@ -112,8 +106,10 @@ class DynamicConv(nn.Module):
         """[B, I, f, t] -> [B, O, f', t']."""
         if form is Form.MAPS:
             return self._mixed_maps(x, dynamics)
+        if len(x) == 1:
+            return self._convolve(x, dynamics[0], self.shift)
         clips = zip(torch.split(x, 1), dynamics, strict=True)
-        return join([self._convolve(clip, kernel, self.shift) for clip, kernel in clips])
+        return torch.cat([self._convolve(clip, kernel, self.shift) for clip, kernel in clips])
 
     def _mixed_maps(self, x: Tensor, shares: Tensor) -> Tensor:
         each = shares.T[:, :, None, None, None]  # K B 1 1 1

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from embedder.errors import EmbedderError
-from eval import commands, sed
+from eval import commands, detector_commands, sed
 from eval.hear import cli as hear
 
 COMMANDS: Final[dict[str, Callable[..., Any]]] = {
@@ -22,6 +22,9 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "logits": commands.logits,
     "distill-tags": commands.distill_tags,
     "finetune": commands.finetune,
+    "mixtures": detector_commands.mixtures,
+    "pseudo": detector_commands.pseudo,
+    "detector": detector_commands.detector,
     "probe": commands.probe,
     "card": commands.card,
     "sed": sed.score,

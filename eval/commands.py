@@ -5,17 +5,16 @@ What needs torch or scikit-learn is imported inside, so that help is quick.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
 from embedder.errors import BadRequest
 from embedder.zoo import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    from eval.trainer import Metrics, Trainer
+from eval.console import chosen_device, report, run, say
 
 LOG_EVERY: Final = 250
 SETTLING: Final = 24  # batches that measure the statistics of the finished student
@@ -29,6 +28,7 @@ Layout = Annotated[str, typer.Option(help="auto, folder, csv, esc50, esc10, open
 TestFold = Annotated[list[str], typer.Option(help="Fold to test on; repeat for several.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate; default: the papers'.")]
 Data = Annotated[Path, typer.Argument(help="Folder or CSV of labelled sound.")]
 
 
@@ -43,7 +43,7 @@ def corpus(
 
     found = build(roots, out, workers, synthetic=synthetic)
     hours = sum(clip.frames for clip in found.clips) / 360_000
-    _say(f"{len(found)} clips, {hours:.1f} h in {out}")
+    say(f"{len(found)} clips, {hours:.1f} h in {out}")
 
 
 def distill(
@@ -94,7 +94,7 @@ def distill(
         clip_norm=20.0,
         device=device,
     )
-    _run(Trainer(task, out, config, soap, _report))
+    run(Trainer(task, out, config, soap, report))
     if parallel.rank() == 0:
         settle(student.backbone, map(task.sample, range(SETTLING)))
         save_student(out / f"{out.name}.safetensors", student)
@@ -113,7 +113,7 @@ def logits(
 
     paths = [example.path for example in open_dataset(data, layout).examples]
     save_logits(out, paths, ensemble_logits([AudioEmbedder.load(name) for name in teacher], paths))
-    _say(f"logits of {len(paths)} clips in {out}")
+    say(f"logits of {len(paths)} clips in {out}")
 
 
 def distill_tags(
@@ -126,7 +126,7 @@ def distill_tags(
     labelled: Annotated[bool, typer.Option(help="Use the labels (AudioSet's) as well.")] = False,
     random: Annotated[bool, typer.Option(help="Start from random weights.")] = False,
     steps: int = 10_000,
-    rate: float = 2e-3,
+    rate: Rate = None,
     batch: int = 120,
     seed: Seed = 0,
     device: Device = "auto",
@@ -134,7 +134,15 @@ def distill_tags(
     """Distil tags by the papers' recipe: stored logits of teachers, or a teacher beside."""
     from embedder.model import AudioEmbedder
     from eval.data import Waves, open_dataset
-    from eval.distill import DistillConfig, Material, TagDistillation, load_logits, save_student
+    from eval.distill import (
+        DistillConfig,
+        Material,
+        TagDistillation,
+        annealing,
+        load_logits,
+        peak_rate,
+        save_student,
+    )
     from eval.trainer import Schedule, TrainConfig, Trainer
 
     if labelled and stored is not None:
@@ -151,8 +159,12 @@ def distill_tags(
     beside = AudioEmbedder.load(teacher, device=device) if teacher else None
     task = TagDistillation(model, material, DistillConfig(batch=batch, seed=seed), beside)
     # 8 of 200 epochs warm-up, 72 plateau, 95 ramp-down, 25 at 1 %.
-    config = TrainConfig(Schedule(steps, rate, 0.04, 0.36, 0.475), seed, device=_place(device))
-    _run(Trainer(task, out, config, report=_report))
+    network = model.spec.network
+    schedule = Schedule(steps, rate or peak_rate(network, 2e-3), 0.04, 0.36, 0.475)
+    config = TrainConfig(
+        schedule, seed, device=chosen_device(device), temperature=annealing(network)
+    )
+    run(Trainer(task, out, config, report=report))
     save_student(out / f"{out.name}.safetensors", model.to("cpu"))
 
 
@@ -164,7 +176,7 @@ def finetune(
     weights: Weights = None,
     layout: Layout = "auto",
     epochs: int = 80,
-    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    rate: Rate = None,
     batch: int = 32,
     seconds: Annotated[float, typer.Option(help="Length of training crops.")] = 10.0,
     seed: Seed = 0,
@@ -173,19 +185,22 @@ def finetune(
     """Fine-tune on labelled sound; the result serves its own labels as tags."""
     from embedder.model import AudioEmbedder
     from eval.data import open_dataset
+    from eval.distill import peak_rate
     from eval.finetune import Finetune, FinetuneConfig
     from eval.trainer import TrainConfig, Trainer
 
     train, test = open_dataset(data, layout).split(test_fold)
-    config = FinetuneConfig(epochs, rate, batch, seconds, seed)
-    place = _place(device)
-    task = Finetune(AudioEmbedder.load(model, weights, device=place), train, test, config)
+    place = chosen_device(device)
+    base = AudioEmbedder.load(model, weights, device=place)
+    peak = rate or peak_rate(base.spec.network, 1e-3)
+    config = FinetuneConfig(epochs, peak, batch, seconds, seed)
+    task = Finetune(base, train, test, config)
     count = len(train.examples)
     every = 5 * config.per_epoch(count)
     loop = TrainConfig(
         config.schedule(count), seed, every, every, device=place, amp=place.startswith("cuda")
     )
-    _run(Trainer(task, out, loop, report=_report))
+    run(Trainer(task, out, loop, report=report))
     task.save(out / f"{out.name}.safetensors")
 
 
@@ -199,7 +214,7 @@ def probe(
     kind: Annotated[str, typer.Option(help="linear or mlp.")] = "linear",
     seed: Seed = 0,
 ) -> None:
-    """Train a classifier on frozen embeddings, in seconds."""
+    """Train a classifier on frozen embeddings, in seconds; its file serves its labels as tags."""
     from embedder.model import AudioEmbedder
     from eval.data import open_dataset
     from eval.finetune import score
@@ -209,12 +224,12 @@ def probe(
     dataset = open_dataset(data, layout)
     train, test = dataset.split(test_fold) if test_fold else (dataset, None)
     vectors = embed(embedder, train.waves(embedder.sample_rate))
-    fitted = fit_probe(vectors, train, embedder, kind, seed)
+    fitted = replace(fit_probe(vectors, train, embedder, kind, seed), model=model)
     fitted.save(out)
     if test is not None:
         vectors = embed(embedder, test.waves(embedder.sample_rate))
-        _report(score(fitted.logits(vectors), test.targets(), test.multi_label))
-    _say(f"{len(train.labels)} labels from {len(train.examples)} clips in {out}")
+        report(score(fitted.logits(vectors), test.targets(), test.multi_label))
+    say(f"{len(train.labels)} labels from {len(train.examples)} clips in {out}")
 
 
 def card(
@@ -232,30 +247,3 @@ def card(
     if page is not None:
         insert(page, tables)
     Console(soft_wrap=True, markup=False, highlight=False).print(tables)
-
-
-def _run(trainer: Trainer) -> None:
-    if not trainer.run():  # not the process that logs
-        return
-    try:
-        from eval.curve import draw
-    except ImportError:
-        _say("no curve: install matplotlib (the extra `train`) to have one drawn")
-    else:
-        draw(trainer.rows, trainer.folder / "curve.png")
-
-
-def _report(row: Metrics) -> None:
-    _say("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-
-
-def _say(line: str) -> None:
-    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(line)
-
-
-def _place(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device

@@ -8,8 +8,8 @@ Axes: N clips, B batch, S samples, C classes, M mel bands, F frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedder import checkpoints
+from embedder.dymn import TemperatureSchedule
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
+from embedder.zoo import DyMNConfig, Network
 from eval.augment import AugmentConfig, Mixup, fit, gain, jittered, roll
 from eval.data import Waves
 from eval.finetune import label_loss, predict
@@ -30,6 +32,8 @@ from eval.trainer import Metrics
 
 Logits = NDArray[np.float32]
 Batch = tuple[Tensor, Tensor, Tensor]
+# Peak learning rates of DyMN-S, M and L by width (arXiv 2310.15648, IV-A.2).
+DYMN_PEAKS: Final[Mapping[float, float]] = {0.4: 2e-3, 1.0: 1e-3, 2.0: 5e-4}
 TOP: Final = 3  # the teacher's most likely labels of a clip count as its truth
 
 
@@ -66,6 +70,7 @@ class TagDistillation:
     ) -> None:
         if (teacher is None) == (material.logits is None):
             raise BadRequest("give either a teacher (online) or its stored logits (offline)")
+        student.use("eager")  # other engines would keep the weights and temperature they saw
         self.embedder, self.material, self.config = student, material, config
         self.teacher, self.held_out = teacher, held_out
         self.model: nn.Module = student.backbone
@@ -126,6 +131,24 @@ class TagDistillation:
         return {"mean_average_precision": mean_average_precision(scores, truth)}
 
 
+def peak_rate(network: Network, otherwise: float) -> float:
+    """The paper's for a DyMN, `otherwise` for all other networks.
+
+    A width in between has the rate of the next wider published one, any wider one DyMN-L's.
+    """
+    if not isinstance(network, DyMNConfig):
+        return otherwise
+    published = [width for width in DYMN_PEAKS if width >= network.width]
+    return DYMN_PEAKS[min(published, default=max(DYMN_PEAKS))]
+
+
+def annealing(network: Network) -> TemperatureSchedule | None:
+    """The temperature schedule of a DyMN with dynamic convolution, 30 -> 1 over 30 epochs."""
+    if isinstance(network, DyMNConfig) and network.dynamic_conv:
+        return TemperatureSchedule()
+    return None
+
+
 def importance(targets: Logits) -> NDArray[np.float64]:
     """Chance of each clip [N] to be drawn: clips with rare labels more often (as PaSST's)."""
     counts = np.nansum(targets, axis=0, dtype=np.float64)
@@ -159,5 +182,8 @@ def top_labels(logits: Logits, count: int = TOP) -> Logits:
 
 
 def save_student(path: Path, student: AudioEmbedder) -> None:
-    """The student as fp16 safetensors that describes itself."""
-    checkpoints.save(path, student.spec, student.backbone.state_dict(), student.labels, half=True)
+    """The student as fp16 safetensors that describes itself, a DyMN at its present temperature."""
+    spec, network = student.spec, student.spec.network
+    if isinstance(network, DyMNConfig) and network.dynamic_conv:
+        spec = replace(spec, network=replace(network, temperature=student.backbone.temperature))
+    checkpoints.save(path, spec, student.backbone.state_dict(), student.labels, half=True)

@@ -8,6 +8,7 @@ with the same number of threads, as a run that was never disturbed.
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
+from embedder.dymn import DyMN, TemperatureSchedule
 from eval import parallel
 
 CHECKPOINT: Final = "checkpoint.pt"
@@ -39,6 +41,17 @@ class Task(Protocol):
 
     def evaluate(self) -> Metrics:
         """Scores on held-out material; the model is in eval mode."""
+
+
+class Rates(Protocol):
+    """Learning rates of a run."""
+
+    @property
+    def steps(self) -> int:
+        """Length of the run."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step in [0, steps)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +78,34 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """How a run is carried out; everything here that changes the result is in the log's header."""
+class Cosine:
+    """Linear warm-up to `peak`, then half a cosine to nothing (arXiv 2503.11373, III-B).
 
-    schedule: Schedule
+    `warm_up` is a share of all steps, the paper's 5000 of 120 epochs of AudioSet Strong.
+    """
+
+    steps: int
+    peak: float
+    warm_up: float = 5000 / (120 * 100_911 / 256)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step in [0, steps), never quite 0."""
+        at = (step + 1) / (self.steps + 1)
+        if at < self.warm_up:
+            return self.peak * at / self.warm_up
+        after = (at - self.warm_up) / (1 - self.warm_up)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * after))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How a run is carried out; everything here that changes the result is in the log's header.
+
+    `temperature` anneals a DyMN's kernel attention; its epochs are counted as if the run had
+    `epochs` of them, however many steps it takes. None leaves the temperature alone.
+    """
+
+    schedule: Rates
     seed: int = 0
     evaluate_every: int = 500
     checkpoint_every: int = 500
@@ -77,6 +114,14 @@ class TrainConfig:
     ahead: int = 4
     device: str = "cpu"
     amp: bool = False  # bfloat16, CUDA only
+    temperature: TemperatureSchedule | None = None
+    epochs: float = 200.0
+
+    def temperature_at(self, step: int) -> float | None:
+        """A DyMN's temperature in a step, if it is annealed."""
+        if self.temperature is None:
+            return None
+        return self.temperature.at(self.epochs * step / self.schedule.steps)
 
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
@@ -88,7 +133,10 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 class Trainer:
-    """Runs a task in a folder, from its checkpoint if there is one."""
+    """Runs a task in a folder, from its checkpoint if there is one.
+
+    A parameter group of the optimiser may have its own "share" of the schedule's rate.
+    """
 
     def __init__(
         self,
@@ -106,6 +154,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).is_file():
             self._restore()
+        self._anneal()
         parallel.join(task.model)
 
     def run(self, stop_at: int | None = None) -> Metrics:
@@ -155,7 +204,8 @@ class Trainer:
         cfg = self.config
         torch.manual_seed(cfg.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = cfg.schedule.rate(self.step)
+            group["lr"] = cfg.schedule.rate(self.step) * group.get("share", 1.0)
+        self._anneal()
         self.task.model.train()
         kind = torch.device(cfg.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=cfg.amp):
@@ -166,6 +216,11 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.task.model.parameters(), cfg.clip_norm)
         self.optimizer.step()
         return {"loss": float(loss.detach()), **metrics}
+
+    def _anneal(self) -> None:
+        temperature = self.config.temperature_at(self.step)
+        if temperature is not None and isinstance(self.task.model, DyMN):
+            self.task.model.temperature = temperature
 
     def _batches(self, first: int, stop: int) -> Iterator[Any]:
         """Batches in order, made ahead in threads."""
@@ -186,6 +241,8 @@ class Trainer:
         with torch.inference_mode():
             row |= self.task.evaluate()
         row["learning_rate"] = self.config.schedule.rate(self.step - 1)
+        if isinstance(self.task.model, DyMN) and self.task.model.temperature is not None:
+            row["temperature"] = self.task.model.temperature
         self.rows.append(row)
         write_csv(self.folder / LOG, self.rows)
         self.report(row)

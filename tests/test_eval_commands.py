@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from embedder import checkpoints
 from embedder.model import AudioEmbedder
 from eval.__main__ import COMMANDS, app
-from eval.probe import Probe
 from eval.trainer import CHECKPOINT, LOG
 from tests.sounds import write_wav
 
@@ -88,9 +87,9 @@ def test_finetuning_and_probing_tell_tones_from_noise(
     assert (tmp_path / "tuned" / CHECKPOINT).is_file()
     output = run("probe", sounds, "--out", tmp_path / "probe.safetensors", *options)
     assert "accuracy 1" in output
-    probe = Probe.load(tmp_path / "probe.safetensors")
+    probe = AudioEmbedder.load(str(tmp_path / "probe.safetensors"), device="cpu")
     wave = np.random.default_rng(9).normal(0, 0.2, RATE // 4).astype(np.float32)
-    assert next(iter(probe.tags(AudioEmbedder.load(str(model), device="cpu"), wave)[0])) == "noise"
+    assert probe.labels[int(probe.tags(wave).argmax())] == "noise"
 
 
 def test_a_mistake_is_one_line(sounds: Path, tmp_path: Path) -> None:

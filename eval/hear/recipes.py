@@ -52,13 +52,19 @@ def digits(data: Path) -> Plan:
 
 def events(data: Path) -> Plan:
     """Events to be found in 10 s mixtures of ESC-10 excerpts over faint noise."""
-    files = _esc10_files(data)
     clips = []
     for number, (split, size) in enumerate(MIX_SIZES.items()):
-        usable = [path for path in files if path.stem[0] in MIX_FOLDS[split]]
-        rng = np.random.default_rng(number)
-        clips += [_mixture(f"{split}{index:03d}", split, usable, rng) for index in range(size)]
+        clips += mixtures(data, MIX_FOLDS[split], size, number, split)
     return Plan("esc10_events", clips, "event", "multilabel", EVENT_SCORES, MIX_SECONDS)
+
+
+def mixtures(data: Path, folds: str, count: int, seed: int, split: str) -> list[Clip]:
+    """So many mixtures of ESC-10 excerpts from these folds, with known onsets and offsets."""
+    usable = [path for path in _esc10_files(data) if path.stem[0] in folds]
+    if not usable:
+        raise BadRequest(f"no sounds of the folds {folds!r} in {data / 'esc10'}")
+    rng = np.random.default_rng(seed)
+    return [_mixture(f"{split}{index:03d}", split, usable, rng) for index in range(count)]
 
 
 RECIPES: Final[Mapping[str, Callable[[Path], Plan]]] = MappingProxyType(
