@@ -413,7 +413,7 @@ def test_bad_files_give_a_typed_error_or_what_is_there(name: str, as_path: bool)
 GREEDY = """
 import struct
 from embedder.audio import BadAudio, load_audio
-from tests.memory import peak_megabytes
+from eval.bench.memory import peak_megabytes
 
 form = struct.pack("<IHHIIHH", 16, 1, 1, 32_000, 64_000, 2, 16)
 title = b"LIST" + struct.pack("<I", 2**31 - 1) + b"INFOINAM" + struct.pack("<I", 2**31 - 16)
@@ -441,7 +441,7 @@ WATCHED_DECODING = """
 import json, logging, os, sys, threading
 from pathlib import Path
 import embedder.audio as audio
-from tests.memory import peak_megabytes
+from eval.bench.memory import peak_megabytes
 
 logging.disable()
 opened, seen, done = [], set(), threading.Event()
@@ -693,7 +693,7 @@ def test_ten_hours_stream_in_flat_memory() -> None:
 STREAMED = """
 import sys
 from embedder.audio import stream_audio
-from tests.memory import peak_megabytes
+from eval.bench.memory import peak_megabytes
 
 before = peak_megabytes()
 samples = sum(block.size for block in stream_audio(sys.argv[1], 32_000))

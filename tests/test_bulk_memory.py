@@ -21,7 +21,7 @@ MINUTE = noise(60)[::4]  # at 8 kHz
 def peak(arguments: list[str]) -> float:
     """MiB of memory that `embedder` takes at most, without its workers."""
     code = (
-        "import sys; from embedder.cli import main; from tests.memory import peak_megabytes; "
+        "import sys; from embedder.cli import main; from eval.bench.memory import peak_megabytes; "
         "code = main(sys.argv[1:]); sys.stdout.write(str(peak_megabytes())); sys.exit(code)"
     )
     root = str(Path(__file__).resolve().parents[1])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import hear_api
+from eval.bench.memory import peak_megabytes
 from hear_api import HearModel
 from tests.hear_kit import SMALLEST, tiny_checkpoint
-from tests.memory import peak_megabytes
 
 HOP_MS = 50.0
 

@@ -1,0 +1,1 @@
+"""Benchmarks: how fast, how exact, how much memory. Every ratio is of two ways in one run."""

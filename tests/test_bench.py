@@ -1,0 +1,59 @@
+"""The benchmarks time what they say: the plain procedure is the model's, and every way is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from eval.__main__ import app
+from eval.bench.engines import Case, measure, noise, peak_of, random_model
+from eval.bench.machine import machine, markdown
+from eval.bench.plain import PlainEmbedder
+
+
+@pytest.mark.parametrize("name", ["mn01_as", "dymn04_as", "fmn04_strong"])
+def test_the_plain_procedure_is_the_models(name: str) -> None:
+    model = random_model(name)
+    plain = PlainEmbedder(model)
+    wave = noise(model, 2)[:, : model.sample_rate]
+    for ours, theirs in (
+        (model.scene(wave), plain.scene(wave)),
+        (model.timestamps(wave).vectors, plain.timestamps(wave)),
+    ):
+        assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
+def test_every_way_is_timed_beside_the_plain_one() -> None:
+    threads = torch.get_num_threads()
+    try:
+        rows = measure(Case("mn01_as", "scene", 1, 1), ["eager", "torch"], rounds=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert [row["way"] for row in rows] == ["plain", "eager", "torch"]
+    assert rows[0]["times faster"] == 1
+    assert all(row["ms a clip"] > 0 and row["error"] < 1e-5 for row in rows)
+
+
+def test_the_command_writes_a_table_and_json(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    line = "bench --model mn01_as --job scene --batch 1 --threads 1 --engine eager --rounds 1 --out"
+    result = CliRunner().invoke(app, [*line.split(), str(out)])
+    assert result.exit_code == 0
+    assert "| mn01_as | scene | 1 | 1 | eager |" in result.stdout
+    written = json.loads(out.read_text("utf-8"))
+    assert written["machine"]["torch"] == torch.__version__
+    assert len(written["rows"]) == 2
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
+    assert 50 < peak_of(Case("mn01_as", "scene", 1, 1), "eager") < 2000
+
+
+def test_a_table_is_markdown() -> None:
+    rows = [{"a": 0.00012, "b": "x", "c": 123.456}, {"a": 1.5, "b": "y", "c": 7}]
+    assert markdown(rows).splitlines()[2:] == ["| 1e-04 | x | 123 |", "| 1.5 | y | 7 |"]
+    assert {"date", "processor", "cores", "torch"} <= set(machine())
