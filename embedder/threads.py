@@ -10,6 +10,7 @@ from typing import Final
 from embedder.errors import BadRequest
 
 VARIABLE: Final = "EMBEDDER_THREADS"
+WAIT_POLICY: Final = "OMP_WAIT_POLICY"
 _CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "150000 100000"
 
 
@@ -29,6 +30,15 @@ def threads() -> int:
     if not named.isdecimal() or int(named) < 1:
         raise BadRequest(f"{VARIABLE} is {named!r}; set a number of threads from 1 on")
     return int(named)
+
+
+def wait_asleep() -> None:
+    """Have torch's idle threads sleep, not spin; call this before torch is imported.
+
+    Spinning takes cores from decoders, other runtimes' threads and other processes. Where these
+    are busy, a network that takes 20 ms a clip takes 100.
+    """
+    os.environ.setdefault(WAIT_POLICY, "PASSIVE")
 
 
 def _quota(cores: int) -> int:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from embedder.errors import EmbedderError
 from eval import commands, detector_commands, sed
-from eval.bench import engines, startup
+from eval.bench import bulk, engines, server, startup
 from eval.hear import cli as hear
 
 COMMANDS: Final[dict[str, Callable[..., Any]]] = {
@@ -29,6 +29,8 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "probe": commands.probe,
     "card": commands.card,
     "sed": sed.score,
+    "bench-bulk": bulk.bench_bulk,
+    "bench-server": server.bench_server,
     "bench": engines.bench,
     "bench-startup": startup.bench_startup,
     **hear.COMMANDS,

@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 
 from embedder.errors import EmbedderError
-from service.app import create_app
+from embedder.threads import wait_asleep
 from service.protocol import HeadDeadline
 from service.settings import Settings
 
@@ -22,6 +22,9 @@ def serve(settings: Settings | None = None) -> int:
 
     With several workers each process reads its settings from the environment again.
     """
+    wait_asleep()
+    from service.app import create_app  # imports torch
+
     settings = settings or Settings()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     options: dict[str, Any] = {

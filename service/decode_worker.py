@@ -12,6 +12,8 @@ file and no socket, and its end is one failed job.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -22,21 +24,25 @@ import resource
 import struct
 import sys
 import wave
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeAlias
 
 import numpy as np
 
+from embedder.allocator import keep_freed_memory
 from embedder.audio import load_audio
 from embedder.errors import AudioTooLarge, EmbedderError
 from embedder.libav import DecodeLimits
+
+Buffer: TypeAlias = bytes | memoryview
 
 JOB: Final = struct.Struct("<IQ")
 REPLY: Final = struct.Struct("<BQ")
 READY, OK, FAILED = 0, 1, 2
 SHA256_BYTES: Final = 32
+PIPE_BYTES: Final = 1 << 20  # what an unprivileged process may ask for
 
 
-def decode(upload: bytes, sample_rate: int, limits: DecodeLimits) -> tuple[int, list[bytes]]:
+def decode(upload: bytes, sample_rate: int, limits: DecodeLimits) -> tuple[int, list[Buffer]]:
     """The kind of the reply and the pieces of its body."""
     try:
         samples = np.ascontiguousarray(load_audio(upload, sample_rate, limits), "<f4")
@@ -45,7 +51,7 @@ def decode(upload: bytes, sample_rate: int, limits: DecodeLimits) -> tuple[int, 
     except MemoryError:
         message = "decoding takes more memory than there is; send a shorter clip"
         return FAILED, [json.dumps([AudioTooLarge.__name__, message]).encode()]
-    raw = samples.tobytes()
+    raw = samples.data.cast("B")
     return OK, [hashlib.sha256(raw).digest(), raw]
 
 
@@ -67,6 +73,13 @@ def allow_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
+def widen(*pipes: int) -> None:
+    """Let whole uploads and clips be in the pipes: each time one is full costs a switch."""
+    for pipe in pipes:
+        with contextlib.suppress(OSError, AttributeError):  # a socket, or not Linux
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
 def rehearse(limits: DecodeLimits) -> None:
     """Decode once, well and badly: whatever Python loads lazily is loaded before `confine`."""
     file = io.BytesIO()
@@ -80,7 +93,7 @@ def rehearse(limits: DecodeLimits) -> None:
 def serve(jobs: BinaryIO, replies: BinaryIO, limits: DecodeLimits) -> None:
     """Answer jobs until the other side closes."""
 
-    def reply(kind: int, body: list[bytes]) -> None:
+    def reply(kind: int, body: list[Buffer]) -> None:
         replies.write(REPLY.pack(kind, sum(map(len, body))))
         for piece in body:
             replies.write(piece)
@@ -105,6 +118,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not reach the replies
     logging.disable()  # a damaged upload is no event of this server
+    keep_freed_memory()
+    widen(0, replies.fileno())
     rehearse(limits)
     confine(memory)
     serve(sys.stdin.buffer, replies, limits)

@@ -174,7 +174,7 @@ class Models:
         if self._given is not None:
             return self._given[source]
         settings = self._settings
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.threads_of_worker)
         weights = settings.weights if name == self.default else None
         return AudioEmbedder.load(
             source, weights=weights, device=settings.device, runtime=settings.runtime

@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     weights: Path | None = Field(default=None, description="Checkpoint of the default model.")
     device: str = "auto"
     runtime: str = Field(default="auto", description="What runs the network: embedder.runtime.")
-    threads: PositiveInt = Field(
-        default_factory=available_cores, description="CPU threads of one forward pass."
+    threads: PositiveInt | None = Field(
+        default=None, description="CPU threads of one forward pass; default: a worker's cores."
     )
 
     # Limits of one request
@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     redis_url: RedisDsn | None = Field(default=None, description="Cache there, not in the process.")
     redis_timeout_ms: float = Field(default=100, gt=0, le=1000)
     cache_ttl_seconds: PositiveInt = Field(default=7 * 24 * 3600, description="In redis, +-10 %.")
+
+    @property
+    def threads_of_worker(self) -> int:
+        """Workers share the cores: more threads than those only wait for each other."""
+        return self.threads or max(1, available_cores() // self.workers)
 
     @field_validator("models", mode="before")
     @classmethod

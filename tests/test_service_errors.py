@@ -237,4 +237,6 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     found = Settings()
     assert (found.model, found.models) == ("mn10_as", ("mn04_as", "mn05_as"))
     assert "sesame" not in repr(found)
-    assert found.threads == available_cores() >= 1
+    assert found.threads_of_worker == available_cores() >= 1
+    shared = found.model_copy(update={"workers": 2 * available_cores()})
+    assert shared.threads_of_worker == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,20 @@ def test_the_variable_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(threads.VARIABLE, value)
         with pytest.raises(BadRequest, match=value):
             threads.threads()
+
+
+def test_idle_threads_sleep_unless_the_user_wants_them_to_spin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(threads.WAIT_POLICY, "ACTIVE")
+    threads.wait_asleep()
+    assert os.environ[threads.WAIT_POLICY] == "ACTIVE"
+    monkeypatch.delenv(threads.WAIT_POLICY)
+    threads.wait_asleep()
+    assert os.environ[threads.WAIT_POLICY] == "PASSIVE"
+
+
+@pytest.mark.parametrize("module", ["embedder.cli", "service.__main__"])
+def test_programs_settle_that_before_torch_is_there(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -134,6 +134,7 @@ class _Job:
         self._on_file = on_file
         self._waiting: dict[int, list[_Clip]] = {}  # by length in samples
         self._rows: dict[int, list[pa.Table]] = {}  # by the file's place among all
+        self._row_bytes = 0
         self._saved = time.monotonic()
 
     def run(self, files: Sequence[tuple[str, str]]) -> None:
@@ -162,7 +163,7 @@ class _Job:
             self._run_waiting()
         if (
             n_waiting + len(self._rows) >= PART_FILES
-            or sum(map(_size, self._rows.values())) >= PART_BYTES
+            or self._row_bytes >= PART_BYTES
             or time.monotonic() - self._saved >= PART_SECONDS
         ):
             self._run_waiting()
@@ -180,7 +181,7 @@ class _Job:
             part = self._parts.new()
             part.write(rows)
             part.close()
-        self._rows = {}
+        self._rows, self._row_bytes = {}, 0
         self._saved = time.monotonic()
 
     def _scene(self, index: int, path: str, blocks: Iterator[Samples]) -> None:
@@ -237,13 +238,17 @@ class _Job:
         self._finish(index, path, rows)
 
     def _finish(self, index: int, path: str, rows: list[pa.Table]) -> None:
-        self._rows[index] = rows
+        self._keep(index, rows)
         self._on_file(path, None)
 
     def _fail(self, index: int, path: str, error: EmbedderError) -> None:
         reason = " ".join(str(error).split())
-        self._rows[index] = [self._parts.format.failure(path, reason)]
+        self._keep(index, [self._parts.format.failure(path, reason)])
         self._on_file(path, reason)
+
+    def _keep(self, index: int, rows: list[pa.Table]) -> None:
+        self._rows[index] = rows
+        self._row_bytes += _size(rows)
 
 
 def _size(rows: Iterable[pa.Table]) -> int:

@@ -25,6 +25,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from embedder.allocator import keep_freed_memory
 from embedder.audio import Samples, stream_audio
 from embedder.errors import BadAudio, EmbedderError
 from embedder.threads import available_cores
@@ -168,6 +169,7 @@ class _Lane(threading.Thread):
 
 def _work(pipe: Connection, sample_rate: int) -> None:
     """A worker's life: a path comes; blocks, an empty message and the error's text go."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log = logging.StreamHandler()
     logging.getLogger().addHandler(log)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from embedder.bulk.inputs import find_audio
 from embedder.errors import BadRequest
-from embedder.threads import threads
+from embedder.threads import threads, wait_asleep
 
 if TYPE_CHECKING:
     from embedder.model import AudioEmbedder
@@ -36,6 +36,7 @@ def load(
     name: str, weights: Path | None, device: str, runtime: str, taps: str | None = None
 ) -> AudioEmbedder:
     """The model; `taps` separated by commas."""
+    wait_asleep()
     import torch
 
     from embedder.model import AudioEmbedder

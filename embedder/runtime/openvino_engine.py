@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedder import __version__
+from embedder.allocator import keep_freed_memory
 from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
 from embedder.runtime import Network
@@ -71,6 +72,7 @@ class OpenVINORuntime:
 
     def __init__(self, network: Network, precision: str) -> None:
         self.name = f"openvino cpu {precision}"
+        keep_freed_memory()  # that log-mels need again and again
         self._network = network
         self._precision = precision
         self._core = openvino.Core()
@@ -117,6 +119,7 @@ class OpenVINORuntime:
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": self._precision,
+            "ENABLE_CPU_PINNING": "NO",  # several processes would choose the same cores
             "INFERENCE_NUM_THREADS": str(min(threads(), torch.get_num_threads())),
         }
         return self._core.compile_model(self._model(graph), "CPU", options)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -63,51 +62,76 @@ def noise(model: AudioEmbedder, batch: int) -> Tensor:
     return 0.2 * torch.rand(batch, SECONDS * model.sample_rate, generator=generator) - 0.1
 
 
-def jobs(model: AudioEmbedder, job: str, engines: Sequence[str]) -> dict[str, Job]:
-    """Each way to do one job; the plain one first."""
-    plain = PlainEmbedder(model)
-    ways: dict[str, Job] = {PLAIN: plain.scene if job == "scene" else plain.timestamps}
-    for engine in engines:
-        ways[engine] = _way(model, job, engine)
-    return ways
+def way_of(model: AudioEmbedder, job: str, name: str) -> Job:
+    """One way to do one job."""
+    if name == PLAIN:
+        plain = PlainEmbedder(model)
+        return plain.scene if job == "scene" else plain.timestamps
+    model.use(name)
+    return model.scene if job == "scene" else lambda wave: model.timestamps(wave).vectors
 
 
-def measure(case: Case, engines: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """Every way in turn, again and again: medians in ms a clip, their ratios, their errors."""
+class Contender:
+    """One way in a process of its own: its allocator and its threads disturb nobody."""
+
+    def __init__(self, case: Case, way: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_contend, args=(other, case, way), daemon=True)
+        self._process.start()
+        other.close()
+
+    def seconds(self) -> float:
+        """Of one run, after another one that does not count."""
+        self._pipe.send(True)
+        return float(self._pipe.recv())
+
+    def finish(self) -> tuple[Tensor, float]:
+        """The result, and MiB of memory that the process held at most."""
+        self._pipe.send(False)
+        result, megabytes = self._pipe.recv()
+        self._process.join()
+        return torch.from_numpy(result), megabytes
+
+
+def _contend(pipe: Connection, case: Case, way: str) -> None:
     torch.set_num_threads(case.threads)
     model = random_model(case.model)
     if torch.cuda.is_available():
         model.to("cuda")
     wave = noise(model, case.batch).to(model.device)
-    ways = jobs(model, case.job, engines)
-    results = {name: way(wave) for name, way in ways.items()}  # which also warms up
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    work = way_of(model, case.job, way)
+    result = work(wave)
+    while pipe.recv():
+        work(wave)
+        pipe.send(_timed(work, wave))
+    pipe.send((result.cpu().numpy(), peak_megabytes()))
+
+
+def measure(case: Case, engines: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+    """Every way in turn, again and again: medians in ms a clip, ratios, errors, memory."""
+    contenders = {way: Contender(case, way) for way in (PLAIN, *engines)}
+    found: dict[str, list[float]] = {way: [] for way in contenders}
     for _ in range(rounds):
-        for name, way in ways.items():
-            seconds[name].append(_timed(way, wave))
-    exact = results[PLAIN].double()
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+        for way, contender in contenders.items():
+            found[way].append(contender.seconds())
+    ends = {way: contender.finish() for way, contender in contenders.items()}
+    medians = {way: statistics.median(seconds) for way, seconds in found.items()}
+    exact = ends[PLAIN][0].double()
     return [
         {
             "model": case.model,
             "job": case.job,
             "batch": case.batch,
             "threads": case.threads,
-            "way": name,
-            "ms a clip": median / case.batch * 1000,
-            "times faster": medians[PLAIN] / median,
-            "error": float((results[name].double() - exact).norm() / exact.norm()),
+            "way": way,
+            "ms a clip": medians[way] / case.batch * 1000,
+            "times faster": medians[PLAIN] / medians[way],
+            "error": float((result.double() - exact).norm() / exact.norm()),
+            "peak MiB": megabytes,
         }
-        for name, median in medians.items()
+        for way, (result, megabytes) in ends.items()
     ]
-
-
-def peak_of(case: Case, way: str) -> float:
-    """MiB that a fresh process holds at most while it does one job."""
-    command = [sys.executable, "-m", "eval.bench.engines"]
-    arguments = [case.model, case.job, str(case.batch), way]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
-    return float(done.stdout)
 
 
 def bench(
@@ -117,7 +141,6 @@ def bench(
     threads: Annotated[list[int] | None, typer.Option(help="Default: one, and all.")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Default: all there are.")] = None,
     rounds: Annotated[int, typer.Option(help="Times that every way runs.", min=1)] = 7,
-    memory: Annotated[bool, typer.Option(help="Peak memory of each, in processes.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
 ) -> None:
     """Time scene and timestamp embeddings on every engine, and the plain procedure beside them."""
@@ -129,8 +152,6 @@ def bench(
     for case in _cases(model, job, batch, threads or sorted({1, available_cores()})):
         found = measure(case, engines, rounds)
         for row in found:
-            if memory:
-                row["peak MiB"] = peak_of(case, row["way"])
             say(
                 f"{case.model} {case.job} {case.batch} {case.threads} {row['way']}: "
                 f"{row['ms a clip']:.1f} ms, {row['times faster']:.1f}x, {row['error']:.0e}"
@@ -149,26 +170,9 @@ def _cases(
                     yield Case(model, job, batch, count)
 
 
-def _way(model: AudioEmbedder, job: str, engine: str) -> Job:
-    own = copy.deepcopy(model)
-    own.use(engine)
-    return own.scene if job == "scene" else lambda wave: own.timestamps(wave).vectors
-
-
 def _timed(way: Job, wave: Tensor) -> float:
     started = time.perf_counter()
     way(wave)
     if wave.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def _do_once(name: str, job: str, batch: str, way: str) -> None:
-    torch.set_num_threads(1)
-    model = random_model(name)
-    jobs(model, job, [] if way == PLAIN else [way])[way](noise(model, int(batch)))
-    print(peak_megabytes())  # noqa: T201
-
-
-if __name__ == "__main__":
-    _do_once(*sys.argv[1:])

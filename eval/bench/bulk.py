@@ -1,0 +1,177 @@
+"""`bench-bulk`: `embedder embed` against its network alone, on the same clips, in one run.
+
+Engine, decoding and the whole job take turns, so that whatever else the machine does meets all.
+Three ways to share cores, each in a process of its own that keeps its model:
+
+    apart   one thread for the network, one decoder: each has a core
+    all     the defaults: the network on every core, and decoders beside it
+    one     everything on a single core: nothing is hidden by doing it at the same time
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from embedder.bulk.prefetch import default_workers
+from embedder.threads import VARIABLE, available_cores, wait_asleep
+from eval.bench.material import FORMATS, RATE, Row, clip, encoded, publish, write_checkpoint
+
+BATCH: Final = 8  # clips of 10 s that a bulk job takes at once
+DISTINCT: Final = 64
+VORBIS_BLOCK: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How network and decoders share the cores."""
+
+    threads: int
+    workers: int
+    cores: int  # that all may use together
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds a clip: on the clock, and of processors."""
+
+    wall: float
+    cpu: float
+
+
+def bench_bulk(
+    model: Annotated[str, typer.Option(help="Architecture; weights are random.")] = "mn10_as",
+    clips: Annotated[int, typer.Option(help="Files of 10 s in a job.")] = 256,
+    rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Measure a bulk job against its engine alone, and its work against that of its parts."""
+    cores = available_cores()
+    sharings = {
+        "apart": Sharing(1, 1, cores),
+        "all": Sharing(cores, default_workers(), cores),
+        "one": Sharing(1, 1, 1),
+    }
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        checkpoint = write_checkpoint(model, folder)
+        files = {kind: write(folder, kind, clips) for kind in FORMATS}
+        for label, sharing in sharings.items():
+            pool = stack.enter_context(process(checkpoint, sharing))
+            for kind, paths in files.items():
+                turns = [
+                    [pool.submit(step, paths, sharing).result() for step in (engine, decode, job)]
+                    for _ in range(rounds)
+                ]
+                rows.append({"cores": label, "files": kind, **_row(turns)})
+    publish(f"{model}, {clips} clips of 10 s, {cores} cores", rows, out)
+
+
+def _row(turns: Sequence[Sequence[Cost]]) -> dict[str, float]:
+    """Medians over rounds of engine, decoder and job; ratios are of one round each."""
+    engine, decoder, job = zip(*turns, strict=True)
+    return {
+        "engine clips/s": median(1 / cost.wall for cost in engine),
+        "bulk clips/s": median(1 / cost.wall for cost in job),
+        "bulk/engine": median(e.wall / j.wall for e, _, j in turns),
+        "engine CPU ms": 1000 * median(cost.cpu for cost in engine),
+        "decode CPU ms": 1000 * median(cost.cpu for cost in decoder),
+        "bulk CPU ms": 1000 * median(cost.cpu for cost in job),
+        "parts/bulk CPU": median((e.cpu + d.cpu) / j.cpu for e, d, j in turns),
+    }
+
+
+def write(folder: Path, kind: str, count: int) -> list[str]:
+    """So many files of one format; each sound under several names."""
+    paths = [folder / f"{index:05d}.{kind}" for index in range(count)]
+    for index, path in enumerate(paths):
+        if index < DISTINCT:
+            path.write_bytes(encoded(_clip(index, kind), kind))
+        else:
+            path.hardlink_to(paths[index % DISTINCT])
+    return [str(path) for path in paths]
+
+
+def _clip(index: int, kind: str) -> NDArray[np.float32]:
+    """10 s once it is decoded: Vorbis adds up to a block, and longer clips have five windows."""
+    return clip(index)[: -VORBIS_BLOCK if kind == "ogg" else None]
+
+
+def process(checkpoint: Path, sharing: Sharing) -> ProcessPoolExecutor:
+    context = get_context("spawn")
+    return ProcessPoolExecutor(1, context, initializer=_load, initargs=(checkpoint, sharing))
+
+
+def _load(checkpoint: Path, sharing: Sharing) -> None:
+    """In the process: the model as the command line has it, warm."""
+    global _model
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: sharing.cores])
+    os.environ[VARIABLE] = str(sharing.threads)
+    wait_asleep()
+    from embedder.cli.start import load
+
+    _model = load(str(checkpoint), None, "cpu", "auto")
+    for _ in range(2):
+        _model.scene(np.zeros((BATCH, RATE * 10), np.float32))
+
+
+_model: Any = None
+
+
+def engine(paths: Sequence[str], _: Sharing) -> Cost:
+    """The network on clips in memory, in batches as large as the job's."""
+    from embedder.audio import load_audio
+
+    waves = np.stack([load_audio(path, RATE)[: RATE * 10] for path in paths[:DISTINCT]])
+    batches = [waves[first : first + BATCH] for first in range(0, len(waves), BATCH)]
+    return _cost(len(waves), lambda: [_model.scene(batch) for batch in batches])
+
+
+def decode(paths: Sequence[str], _: Sharing) -> Cost:
+    """Files to samples, one after the other."""
+    from embedder.audio import load_audio
+
+    return _cost(len(paths), lambda: [load_audio(path, RATE).size for path in paths])
+
+
+def job(paths: Sequence[str], sharing: Sharing) -> Cost:
+    """What the command does once its model is there, the start of decoders included."""
+    from embedder.bulk.job import BulkOptions, embed_files
+
+    with tempfile.TemporaryDirectory() as folder:
+        table, options = Path(folder) / "table.parquet", BulkOptions(workers=sharing.workers)
+        failed: list[str] = []
+
+        def on_file(path: str, error: str | None) -> None:
+            if error is not None:
+                failed.append(f"{path}: {error}")
+
+        cost = _cost(len(paths), lambda: embed_files(_model, paths, table, options, on_file))
+    if failed:
+        raise RuntimeError(failed[0])
+    return cost
+
+
+def _cost(clips: int, work: Callable[[], Any]) -> Cost:
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    work()
+    return Cost((time.perf_counter() - wall) / clips, (_cpu_seconds() - cpu) / clips)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(os.times()[:4])

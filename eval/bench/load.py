@@ -1,0 +1,77 @@
+"""Clients of the server, in a process of their own: raw HTTP over sockets kept open."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import struct
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from eval.bench.material import clip, encoded
+
+_TAIL: Final = struct.Struct("<Q")  # the last four samples of a WAV
+_SOUNDS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is sent: WAVs of so many seconds over so many connections, all alike or none."""
+
+    port: int
+    seconds: float
+    connections: int
+    requests: int
+    alike: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """How it went: seconds on the clock and of this process, and those of every answer, sorted."""
+
+    wall: float
+    cpu: float
+    latencies: list[float]
+
+    def percentile(self, percent: float) -> float:
+        """Seconds within which so many answers came."""
+        count = len(self.latencies)
+        return self.latencies[min(count - 1, int(count * percent / 100))]
+
+
+def send(load: Load) -> Answers:
+    """Send all requests, each connection one after the other."""
+    return asyncio.run(_send(load))
+
+
+async def _send(load: Load) -> Answers:
+    sounds = [encoded(clip(seed, load.seconds), "wav") for seed in range(_SOUNDS)]
+    numbers = itertools.count(time.time_ns())  # no two runs send the same
+    queue = iter(range(load.requests))
+    latencies: list[float] = []
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", load.port)
+        for index in queue:
+            sound = sounds[0 if load.alike else index % _SOUNDS]
+            tail = sound[-_TAIL.size :] if load.alike else _TAIL.pack(next(numbers))
+            head = f"POST /embed HTTP/1.1\r\nHost: load\r\nContent-Length: {len(sound)}\r\n\r\n"
+            started = time.perf_counter()
+            writer.writelines([head.encode(), memoryview(sound)[: -_TAIL.size], tail])
+            await _answered(reader)
+            latencies.append(time.perf_counter() - started)
+        writer.close()
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(client() for _ in range(load.connections)))
+    return Answers(time.perf_counter() - wall, time.process_time() - cpu, sorted(latencies))
+
+
+async def _answered(reader: asyncio.StreamReader) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+    body = await reader.readexactly(length)
+    if b" 200 " not in lines[0]:
+        raise RuntimeError(f"the server answered {lines[0].decode()}: {body[:200]!r}")
