@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,12 +27,14 @@ import typer
 from numpy.typing import NDArray
 
 from embedder.bulk.prefetch import default_workers
+from embedder.errors import BadRequest
 from embedder.threads import VARIABLE, available_cores, wait_asleep
 from eval.bench.material import FORMATS, RATE, Row, clip, encoded, publish, write_checkpoint
 
 BATCH: Final = 8  # clips of 10 s that a bulk job takes at once
 DISTINCT: Final = 64
 VORBIS_BLOCK: Final = 1024
+SHARINGS: Final = ("apart", "all", "one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ def bench_bulk(
     model: Annotated[str, typer.Option(help="Architecture; weights are random.")] = "mn10_as",
     clips: Annotated[int, typer.Option(help="Files of 10 s in a job.")] = 256,
     rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 3,
+    kinds: Annotated[str, typer.Option(help="Formats of the files.")] = ",".join(FORMATS),
+    share: Annotated[str, typer.Option(help="How the cores are shared.")] = ",".join(SHARINGS),
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure a bulk job against its engine alone, and its work against that of its parts."""
@@ -69,8 +73,9 @@ def bench_bulk(
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         checkpoint = write_checkpoint(model, folder)
-        files = {kind: write(folder, kind, clips) for kind in FORMATS}
-        for label, sharing in sharings.items():
+        files = {kind: write(folder, kind, clips) for kind in _chosen(kinds, FORMATS)}
+        for label in _chosen(share, SHARINGS):
+            sharing = sharings[label]
             pool = stack.enter_context(process(checkpoint, sharing))
             for kind, paths in files.items():
                 turns = [
@@ -79,6 +84,14 @@ def bench_bulk(
                 ]
                 rows.append({"cores": label, "files": kind, **_row(turns)})
     publish(f"{model}, {clips} clips of 10 s, {cores} cores", rows, out)
+
+
+def _chosen(names: str, known: Collection[str]) -> list[str]:
+    chosen = names.split(",")
+    for name in chosen:
+        if name not in known:
+            raise BadRequest(f"no {name!r}; choose from {', '.join(known)}")
+    return chosen
 
 
 def _row(turns: Sequence[Sequence[Cost]]) -> dict[str, float]:
