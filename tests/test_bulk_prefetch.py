@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from embedder.audio import load_audio
+from embedder.bulk import prefetch
 from embedder.bulk.inputs import find_audio
 from embedder.bulk.prefetch import decode_ahead
 from embedder.errors import BadAudio
@@ -52,6 +53,23 @@ def test_a_worker_that_dies_fails_its_file_alone(tmp_path: Path) -> None:
         worker.kill()
         with pytest.raises(BadAudio, match="died with exit code -9"):
             list(blocks)
+
+
+def test_a_worker_that_dies_amid_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = write_noises(tmp_path, [0.1, 0.2])
+    receive = prefetch._Lane._receive
+
+    def broken(lane: prefetch._Lane) -> bytes:
+        monkeypatch.setattr(prefetch._Lane, "_receive", receive)
+        lane._worker.kill()
+        raise OSError("got end of file during message")
+
+    monkeypatch.setattr(prefetch._Lane, "_receive", broken)
+    decoded = decode_ahead([str(first), str(second)], RATE, 1)
+    with pytest.raises(BadAudio, match="died with exit code -9"):
+        list(next(decoded)[1])
+    assert sum(block.size for block in next(decoded)[1]) == RATE // 5
+    decoded.close()
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

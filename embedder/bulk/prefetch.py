@@ -144,7 +144,7 @@ class _Lane(threading.Thread):
             while message := self._receive():
                 self._put(np.frombuffer(message, np.float32))
             reason = self._receive().decode()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # the latter where it died amid a block
             self._worker.join()
             reason = f"its decoder died with exit code {self._worker.exitcode}"
             self._pipe.close()
