@@ -197,7 +197,7 @@ class AudioEmbedder(nn.Module):
         (arXiv 2303.01879, section III). One clip [S] counts as a batch of one. Raises BadAudio
         for empty, non-finite or non-float input.
         """
-        return self.scene_stream([check_waveforms(waveforms)], window_ms, hop_ms)
+        return self.scene_stream([waveforms], window_ms, hop_ms)
 
     def timestamps(
         self,
@@ -209,7 +209,7 @@ class AudioEmbedder(nn.Module):
 
         Each comes from the window of `window_ms` centred there; the clip is mirrored at its ends.
         """
-        parts = list(self.timestamps_stream([check_waveforms(waveforms)], window_ms, hop_ms))
+        parts = list(self.timestamps_stream([waveforms], window_ms, hop_ms))
         return Timestamps(
             torch.cat([part.vectors for part in parts], 1), torch.cat([p.ms for p in parts], 1)
         )
@@ -219,7 +219,7 @@ class AudioEmbedder(nn.Module):
 
         Labels are independent; clips over 10 s give the mean over the scene windows.
         """
-        return self.tags_stream([check_waveforms(waveforms)])
+        return self.tags_stream([waveforms])
 
     def window_tags(
         self,
@@ -253,8 +253,7 @@ class AudioEmbedder(nn.Module):
         Clips of any length; `EventRules.of` explains the options. Raises BadRequest if this model
         has no frame-wise heads.
         """
-        blocks = [check_waveforms(waveforms)]
-        return self.events_stream(blocks, threshold, median, min_duration_ms, merge_gap_ms)
+        return self.events_stream([waveforms], threshold, median, min_duration_ms, merge_gap_ms)
 
     def frame_probabilities(self, waveforms: Waveforms) -> FrameProbabilities:
         """Each label's probability every 40 ms: [B, S] -> ([B, T, len(labels)], [B, T] ms).
@@ -262,7 +261,7 @@ class AudioEmbedder(nn.Module):
         Not filtered. Consecutive chunks of 10 s, the last one filled with zeros and then cut:
         T = ceil(S / 40 ms).
         """
-        parts = list(self.frame_probabilities_stream([check_waveforms(waveforms)]))
+        parts = list(self.frame_probabilities_stream([waveforms]))
         return FrameProbabilities(
             torch.cat([part.values for part in parts], 1), torch.cat([p.ms for p in parts], 1)
         )
@@ -272,7 +271,7 @@ class AudioEmbedder(nn.Module):
     ) -> dict[str, Tensor]:
         """Named features of each clip: {tap: [B, tap_sizes[tap]]}; default: every tap."""
         chosen = self.check_taps(self.tap_sizes if taps is None else taps)
-        return self._clip_features([check_waveforms(waveforms)], chosen)
+        return self._clip_features([waveforms], chosen)
 
     def scene_stream(
         self,
@@ -297,7 +296,7 @@ class AudioEmbedder(nn.Module):
         """`timestamps` piece by piece, of audio that arrives in blocks [B, s]."""
         plan = timestamp_plan(self.sample_rate, window_ms, hop_ms)
         first = 0
-        for features in self._window_features(blocks, plan, self.taps):
+        for features in self._window_features(map(check_waveforms, blocks), plan, self.taps):
             vectors = self.join(features)
             yield Timestamps(vectors, _centres(vectors, first, hop_ms))
             first += vectors.shape[1]
@@ -312,17 +311,14 @@ class AudioEmbedder(nn.Module):
     ) -> list[list[Event]]:
         """`events` of audio that arrives in consecutive blocks [B, s], in bounded memory."""
         rules = EventRules.of(self.labels, threshold, median, min_duration_ms, merge_gap_ms)
-        clock = Clock(map(check_waveforms, blocks), self.sample_rate)
-        return find_events(self.frame_probabilities_stream(clock), rules, clock)
+        clock = self._clock(blocks)
+        return find_events(self._frame_probabilities(clock), rules, clock)
 
     def frame_probabilities_stream(
         self, blocks: Iterable[Waveforms]
     ) -> Iterator[FrameProbabilities]:
         """`frame_probabilities` piece by piece, of audio that arrives in blocks [B, s]."""
-        check_detects(self.name, self.spec)
-        clock = Clock(map(check_waveforms, blocks), self.sample_rate)
-        chunks = self._window_features(clock, chunk_plan(self.sample_rate), (EVENTS,))
-        return joined((chunk[EVENTS] for chunk in chunks), clock)
+        return self._frame_probabilities(self._clock(blocks))
 
     @torch.inference_mode()
     def window_features(self, batch: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
@@ -349,11 +345,20 @@ class AudioEmbedder(nn.Module):
         """Concatenate named features along the last axis, in the caller's order."""
         return torch.cat([features[tap] for tap in taps or self.taps], -1)
 
+    def _clock(self, blocks: Iterable[Waveforms]) -> Clock:
+        """The blocks checked, and their duration counted."""
+        return Clock(map(check_waveforms, blocks), self.sample_rate)
+
+    def _frame_probabilities(self, clock: Clock) -> Iterator[FrameProbabilities]:
+        check_detects(self.name, self.spec)
+        chunks = self._window_features(clock, chunk_plan(self.sample_rate), (EVENTS,))
+        return joined((chunk[EVENTS] for chunk in chunks), clock)
+
     def _window_features(
-        self, blocks: Iterable[Waveforms], plan: Plan, taps: Sequence[str]
+        self, blocks: Iterable[Tensor], plan: Plan, taps: Sequence[str]
     ) -> Iterator[dict[str, Tensor]]:
-        """{tap: [B, n, size]} of successive groups of windows."""
-        for group in windows.cut((check_waveforms(block) for block in blocks), plan):
+        """{tap: [B, n, size]} of successive groups of windows; blocks as checked."""
+        for group in windows.cut(blocks, plan):
             clips, count, width = group.shape
             batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
             parts = [self.window_features(batch, taps) for batch in batches]
@@ -369,7 +374,7 @@ class AudioEmbedder(nn.Module):
         plan = plan or scene_plan(self.sample_rate)
         sums: dict[str, Tensor] = {}
         count = 0
-        for features in self._window_features(blocks, plan, taps):
+        for features in self._window_features(map(check_waveforms, blocks), plan, taps):
             count += next(iter(features.values())).shape[1]
             for tap, values in features.items():
                 total = values.double().sum(1)
@@ -401,7 +406,7 @@ def check_waveforms(waveforms: Waveforms) -> Tensor:
             f"waveforms have shape {tuple(wave.shape)}; pass mono [clips, samples], not empty"
         )
     wave = wave.float()
-    check_peak(float(wave.abs().max()))
+    check_peak(max(abs(float(value)) for value in wave.aminmax()))
     return wave
 
 

@@ -179,7 +179,9 @@ def _read(stream: Iterator[Tensor], samples: int) -> Tensor | None:
     while have < samples and (block := next(stream, None)) is not None:
         parts.append(block)
         have += block.shape[1]
-    return torch.cat(parts, 1) if have else None
+    if not have:
+        return None
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def _mirror_start(head: Tensor, pad: int) -> Tensor:
