@@ -152,6 +152,7 @@ class InvertedResidual(nn.Module):
                 activation=c.activation,
             )
         )
+        self.n_spatial = len(layers)  # the layers after these look at one position at a time
         if c.se:
             layers.append(SqueezeExcitation(c.expanded))
         layers.append(ConvNormActivation(c.expanded, c.out_channels))
@@ -159,10 +160,28 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """[B, C, f, t] -> the block's output, and its SE bottleneck where it has one."""
-        y, bottleneck = x, None
-        for layer in self.block:
+        y, bottleneck = self._project(self._widen(x))
+        return (x + y if self.residual else y), bottleneck
+
+    def mean(self, x: Tensor) -> Tensor:
+        """[B, C, f, t] -> the output's mean over f and t [B, O], without its map; not to train.
+
+        For each clip, excitation and projection are linear: the mean may be taken before them.
+        """
+        y, _ = self._project(self._widen(x).mean((2, 3), keepdim=True))
+        y = y[:, :, 0, 0]
+        return x.mean((2, 3)) + y if self.residual else y
+
+    def _widen(self, x: Tensor) -> Tensor:
+        for layer in list(self.block)[: self.n_spatial]:
+            x = layer(x)
+        return x
+
+    def _project(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        bottleneck = None
+        for layer in list(self.block)[self.n_spatial :]:
             if isinstance(layer, SqueezeExcitation):
                 y, bottleneck = layer(y)
             else:
                 y = layer(y)
-        return (x + y if self.residual else y), bottleneck
+        return y, bottleneck

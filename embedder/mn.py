@@ -116,21 +116,26 @@ class TappedStages(nn.Module):
         return maps
 
     def run(self, mel: Tensor, wanted: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The last map that was needed, and the features that the stages gave.
+        """The last map that was computed, and the features that the stages gave.
 
         [B, M, F] -> [B, C, f, t], and tap -> [B, size]. It stops after the stage that gives
         the last of `wanted`; a name that no stage gives makes it run to the end.
         """
+        missing = set(wanted)
         found: dict[str, Tensor] = {}
         x = self.enter(mel)
         for number, stage in enumerate(self.stages()):
+            mean, side = f"b{number}", f"{self.SIDE}{number}"
+            if missing == {mean} and isinstance(stage, InvertedResidual) and not self.training:
+                return x, found | {mean: stage.mean(x)}
             y = stage(x)
-            x, side = y if isinstance(y, tuple) else (y, None)
-            if f"b{number}" in wanted:
-                found[f"b{number}"] = x.mean((2, 3))
-            if side is not None and f"{self.SIDE}{number}" in wanted:
-                found[f"{self.SIDE}{number}"] = side
-            if len(found) == len(wanted):
+            x, vector = y if isinstance(y, tuple) else (y, None)
+            if mean in missing:
+                found[mean] = x.mean((2, 3))
+            if side in missing and vector is not None:
+                found[side] = vector
+            missing -= found.keys()
+            if not missing:
                 break
         return x, found
 

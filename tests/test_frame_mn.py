@@ -108,7 +108,7 @@ def test_features_by_name(kind: Sequence | None) -> None:
     assert distance(features["b16"], features["frames"]) <= 1e-6
     assert distance(network(mel), features["logits"]) <= 1e-6
     for tap in ("b5", "se11", "frames", "seq"):  # alone as among the others
-        assert torch.equal(network.features_by_name(mel, [tap])[tap], features[tap])
+        assert distance(network.features_by_name(mel, [tap])[tap], features[tap]) <= 1e-6
     maps = network.feature_maps(mel)
     assert [tuple(x.shape[2:]) for x in (maps[0], maps[2], maps[-1])] == [
         (64, 35),

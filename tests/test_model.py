@@ -54,6 +54,14 @@ def test_taps_come_in_the_callers_order(model: AudioEmbedder) -> None:
     assert torch.equal(chosen.scene(clip), expected)
 
 
+@pytest.mark.parametrize("tap", ["b0", "b1", "b2", "b3", "b11", "b12", "b15", "se15"])
+def test_a_tap_alone_is_as_among_all(model: AudioEmbedder, tap: str) -> None:
+    """Alone, a block's mean is taken without making its map."""
+    clip = noise(RATE, clips=2)
+    alone, among = model.features(clip, [tap])[tap], model.features(clip)[tap]
+    assert float((alone - among).norm() / among.norm()) <= 1e-6
+
+
 @pytest.mark.parametrize("samples", [1, 2, 3, 100, 513, 1_600, 5_119, 5_120, RATE, 10 * RATE + 1])
 def test_any_length_embeds(model: AudioEmbedder, samples: int) -> None:
     clip = noise(samples)
