@@ -31,7 +31,7 @@ from embedder.errors import BadAudio, EmbedderError
 from embedder.threads import available_cores
 
 BLOCK_SECONDS: Final = 10.0
-AHEAD: Final = 8  # blocks a lane holds ready; 10 MB of 10 s at 32 kHz
+AHEAD: Final = 20  # messages a lane holds ready: ten short files, or 26 MB of a long one at 32 kHz
 
 # One block; then what ends the file: nothing, or the reason why it failed.
 Message: TypeAlias = Samples | Exception | None
