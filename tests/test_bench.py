@@ -10,9 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from eval.__main__ import app
-from eval.bench.engines import Case, measure, noise, random_model
-from eval.bench.machine import machine, markdown
+from eval.bench.engines import Case, measure, noise
+from eval.bench.material import random_model
 from eval.bench.plain import PlainEmbedder
+from eval.bench.report import machine, markdown, report
 
 
 @pytest.mark.parametrize("name", ["mn01_as", "dymn04_as", "fmn04_strong"])
@@ -50,3 +51,11 @@ def test_a_table_is_markdown() -> None:
     rows = [{"a": 0.00012, "b": "x", "c": 123.456}, {"a": 1.5, "b": "y", "c": 7}]
     assert markdown(rows).splitlines()[2:] == ["| 1e-04 | x | 123 |", "| 1.5 | y | 7 |"]
     assert {"date", "processor", "cores", "torch"} <= set(machine())
+
+
+def test_a_report_has_its_title_in_both_forms(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    text = report([{"a": 1}], out, "one row")
+    assert text.startswith("# one row\n\ndate ")
+    assert text.endswith("| a |\n| --- |\n| 1 |")
+    assert list(json.loads(out.read_text("utf-8"))) == ["title", "machine", "rows"]

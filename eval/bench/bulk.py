@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from embedder.bulk.prefetch import default_workers
 from embedder.errors import BadRequest
 from embedder.threads import VARIABLE, available_cores, wait_asleep
-from eval.bench.material import FORMATS, RATE, Row, clip, encoded, publish, write_checkpoint
+from eval.bench.material import FORMATS, RATE, clip, encoded, write_checkpoint
+from eval.bench.report import Row, report
 
 BATCH: Final = 8  # clips of 10 s that a bulk job takes at once
 DISTINCT: Final = 64
@@ -83,7 +84,7 @@ def bench_bulk(
                     for _ in range(rounds)
                 ]
                 rows.append({"cores": label, "files": kind, **_row(turns)})
-    publish(f"{model}, {clips} clips of 10 s, {cores} cores", rows, out)
+    typer.echo(report(rows, out, f"{model}, {clips} clips of 10 s, {cores} cores"))
 
 
 def _chosen(names: str, known: Collection[str]) -> list[str]:
@@ -94,7 +95,7 @@ def _chosen(names: str, known: Collection[str]) -> list[str]:
     return chosen
 
 
-def _row(turns: Sequence[Sequence[Cost]]) -> dict[str, float]:
+def _row(turns: Sequence[Sequence[Cost]]) -> Row:
     """Medians over rounds of engine, decoder and job; ratios are of one round each."""
     engine, decoder, job = zip(*turns, strict=True)
     return {

@@ -9,24 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
 from embedder.threads import available_cores
-from eval.bench.machine import report
+from eval.bench.material import SECONDS, random_model
 from eval.bench.memory import peak_megabytes
 from eval.bench.plain import PlainEmbedder
+from eval.bench.report import Row, report
 from eval.console import say
 
 MODELS: Final = ("mn04_as", "mn10_as", "dymn04_as", "dymn10_as", "fmn10+tf-256_strong")
 ENGINES: Final = ("eager", "torch", "openvino", "openvino-bf16")
 CARD_ENGINES: Final = ("eager", "torch", "cuda")
-SECONDS: Final = 10
 PLAIN: Final = "plain"
 
 Job = Callable[[Tensor], Tensor]
@@ -42,24 +42,10 @@ class Case:
     threads: int
 
 
-def random_model(name: str) -> AudioEmbedder:
-    """Random weights, and BatchNorms that do something: as slow as trained ones, and as exact."""
-    torch.manual_seed(0)
-    model = AudioEmbedder.build(name)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 2)
-    return model
-
-
 def noise(model: AudioEmbedder, batch: int) -> Tensor:
-    """Clips of 10 s."""
+    """Clips [B, S] of SECONDS."""
     generator = torch.Generator().manual_seed(0)
-    return 0.2 * torch.rand(batch, SECONDS * model.sample_rate, generator=generator) - 0.1
+    return 0.2 * torch.rand(batch, round(SECONDS * model.sample_rate), generator=generator) - 0.1
 
 
 def way_of(model: AudioEmbedder, job: str, name: str) -> Job:
@@ -108,7 +94,7 @@ def _contend(pipe: Connection, case: Case, way: str) -> None:
     pipe.send((result.cpu().numpy(), peak_megabytes()))
 
 
-def measure(case: Case, engines: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+def measure(case: Case, engines: Sequence[str], rounds: int) -> list[Row]:
     """Every way in turn, again and again: medians in ms a clip, ratios, errors, memory."""
     contenders = {way: Contender(case, way) for way in (PLAIN, *engines)}
     found: dict[str, list[float]] = {way: [] for way in contenders}

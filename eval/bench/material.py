@@ -1,23 +1,21 @@
-"""What the bulk and server benchmarks work on: random clips, random weights; and their tables."""
+"""What the benchmarks work on: random clips, random weights."""
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:  # torch is for the processes that run a network
+    from embedder.model import AudioEmbedder
 
 SECONDS: Final = 10.0
 RATE: Final = 32_000
-
-Row = Mapping[str, str | float]
 
 
 class _Format(NamedTuple):
@@ -65,27 +63,30 @@ def encoded(wave: NDArray[np.float32], kind: str, rate: int = RATE) -> bytes:
     return file.getvalue()
 
 
-def write_checkpoint(name: str, folder: Path) -> Path:
-    """A self-describing checkpoint of a network with random weights."""
+def random_model(name: str) -> AudioEmbedder:
+    """Random weights, and BatchNorms that do something: as slow as trained ones, and as exact."""
     import torch
+    from torch import nn
 
-    from embedder import checkpoints
     from embedder.model import AudioEmbedder
 
     torch.manual_seed(0)
     model = AudioEmbedder.build(name)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def write_checkpoint(name: str, folder: Path) -> Path:
+    """A random model as a self-describing checkpoint."""
+    from embedder import checkpoints
+
+    model = random_model(name)
     path = folder / f"random-{name}.safetensors"
     checkpoints.save(path, model.spec, model.backbone.state_dict(), model.labels)
     return path
-
-
-def publish(title: str, rows: Sequence[Row], out: Path | None) -> None:
-    """Print a table; write the same as JSON where a path is given."""
-    table = Table(title=title, title_justify="left")
-    for number, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=max(100, Console().width)).print(table)
-    if out is not None:
-        out.write_text(json.dumps({"title": title, "rows": list(map(dict, rows))}, indent=1))

@@ -28,9 +28,9 @@ from embedder.threads import available_cores
 from eval.bench import bulk
 from eval.bench.bulk import Cost, Sharing
 from eval.bench.load import Answers, Load, send
-from eval.bench.material import publish, write_checkpoint
+from eval.bench.material import SECONDS, write_checkpoint
+from eval.bench.report import Row, report
 
-CLIP_SECONDS: Final = 10.0
 HIT_SECONDS: Final = 1.6  # 100 KB
 CONNECTIONS: Final = 16
 START_SECONDS: Final = 120.0
@@ -54,8 +54,8 @@ def bench_server(
             bulk.process(checkpoint, sharing) as alone,
             ProcessPoolExecutor(1, context) as clients,
         ):
-            full = Load(port, CLIP_SECONDS, CONNECTIONS, requests)
-            lone = Load(port, CLIP_SECONDS, 1, requests // 4)
+            full = Load(port, SECONDS, CONNECTIONS, requests)
+            lone = Load(port, SECONDS, 1, requests // 4)
             hits = Load(port, HIT_SECONDS, 1, 10 * requests, alike=True)
             many_hits = Load(port, HIT_SECONDS, CONNECTIONS, 10 * requests, alike=True)
             turns = []
@@ -72,15 +72,16 @@ def bench_server(
     names = ("10 s, 16 clients", "10 s, one client", "hit, one client", "hit, 16 clients")
     rows = [_row(name, load) for name, load in zip(names, loads, strict=True)]
     title = f"{model}, {cores} cores"
-    publish(title, rows, out)
+    typer.echo(report(rows, out, title))
     parts = [_parts(engine, decoder, answers[0], cores) for engine, decoder, answers in turns]
     sums = {key: median(part[key] for part in parts) for key in parts[0]}
-    publish(f"{title}: the server at saturation and its parts", [sums], _beside(out))
+    typer.echo()
+    typer.echo(report([sums], _beside(out), f"{title}: the server at saturation and its parts"))
 
 
-def _row(name: str, rounds: tuple[tuple[Answers, float], ...]) -> dict[str, str | float]:
+def _row(name: str, rounds: tuple[tuple[Answers, float], ...]) -> Row:
     """Medians over rounds."""
-    row: dict[str, str | float] = {
+    row: Row = {
         "load": name,
         "requests/s": median(len(found.latencies) / found.wall for found, _ in rounds),
     }
@@ -91,9 +92,7 @@ def _row(name: str, rounds: tuple[tuple[Answers, float], ...]) -> dict[str, str 
     return row
 
 
-def _parts(
-    engine: Cost, decoder: Cost, measured: tuple[Answers, float], cores: int
-) -> dict[str, float]:
+def _parts(engine: Cost, decoder: Cost, measured: tuple[Answers, float], cores: int) -> Row:
     """A clip's cost in the server, and alone; decoding alone would use all cores."""
     found, cpu = measured
     count = len(found.latencies)

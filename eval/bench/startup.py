@@ -9,12 +9,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
-from eval.bench.machine import report
+from eval.bench.material import clip, encoded
+from eval.bench.report import Row, report
 
 
 def bench_startup(
@@ -23,9 +23,9 @@ def bench_startup(
 ) -> None:
     """Time fresh processes: an import, and the tags of one file."""
     with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder) / "one.wav"
-        _write_noise(clip)
-        tag = [sys.executable, "-m", "embedder", "tag", str(clip)]
+        path = Path(folder) / "one.wav"
+        path.write_bytes(encoded(clip(0), "wav"))
+        tag = [sys.executable, "-m", "embedder", "tag", str(path)]
         cache = Path(folder) / "cache"
         _seconds(tag, cache)  # which leaves the converted network there
         kinds = {
@@ -34,7 +34,7 @@ def bench_startup(
             "embedder tag one.wav, first on this machine": (tag, None),
             "embedder tag one.wav, later": (tag, cache),
         }
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for kind, (command, kept) in kinds.items():
             found = [_seconds(command, kept) for _ in range(rounds)]
             median = statistics.median(found)
@@ -48,12 +48,3 @@ def _seconds(command: list[str], cache: Path | None) -> float:
         started = time.perf_counter()
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - started
-
-
-def _write_noise(path: Path) -> None:
-    import wave
-
-    samples = np.random.default_rng(0).normal(0, 3000, 320_000).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 32_000, samples.size, "NONE", ""))
-        file.writeframes(samples.tobytes())

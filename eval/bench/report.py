@@ -1,10 +1,10 @@
-"""What a benchmark ran on, and how its tables look."""
+"""What a benchmark reports: its table, and the machine it ran on."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +14,7 @@ from embedder.threads import available_cores
 
 LIBRARIES: Final = ("torch", "openvino", "av", "soxr", "numpy")
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def machine() -> dict[str, str | int]:
@@ -35,12 +35,17 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def report(rows: Sequence[Row], out: Path | None) -> str:
-    """The machine and the table; both also as JSON in `out`."""
+def report(rows: Sequence[Row], out: Path | None, title: str | None = None) -> str:
+    """Title, machine and table as Markdown; the same as JSON in `out`."""
     facts = machine()
+    parts = [", ".join(f"{key} {value}" for key, value in facts.items()), markdown(rows)]
+    content: dict[str, Any] = {"machine": facts, "rows": rows}
+    if title is not None:
+        parts = [f"# {title}", *parts]
+        content = {"title": title, **content}
     if out is not None:
-        out.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n", "utf-8")
-    return f"{', '.join(f'{key} {value}' for key, value in facts.items())}\n\n{markdown(rows)}"
+        out.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    return "\n\n".join(parts)
 
 
 def _cell(value: Any) -> str:
