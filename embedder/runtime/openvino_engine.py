@@ -12,13 +12,13 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from embedder import __version__
@@ -51,20 +51,6 @@ class Graph(NamedTuple):
     names: tuple[str, ...]
     clips: int = ANY
     frames: int = ANY
-
-
-class Selected(nn.Module):
-    """A backbone as a function of tensors alone: log-mel -> one output a name."""
-
-    def __init__(self, backbone: Any, names: Sequence[str]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.names = tuple(names)
-
-    def forward(self, mel: Tensor) -> tuple[Tensor, ...]:
-        """[N, M, F] -> the named features, in order."""
-        features = self.backbone.features_by_name(mel, self.names)
-        return tuple(features[name] for name in self.names)
 
 
 class OpenVINORuntime:
@@ -154,11 +140,18 @@ def convert(network: Network, graph: Graph) -> Any:
     clips = 2 if graph.clips == ANY else graph.clips
     frames = min(network.frames) if graph.frames == ANY else graph.frames
     example = torch.zeros(clips, network.bands, frames)
+    backbone = folded(network.backbone)
+
+    def selected(mel: Tensor) -> tuple[Tensor, ...]:
+        """Of a function weights are traced as constants, twice as fast as a module's."""
+        features = backbone.features_by_name(mel, graph.names)
+        return tuple(features[name] for name in graph.names)
+
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         # Tracing is deprecated in favour of torch.export, which takes a minute here.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            Selected(folded(network.backbone), graph.names), example, check_trace=False
+            selected, example, check_trace=False
         )
         decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
     frontend = FrontEndManager().load_by_framework("pytorch")
