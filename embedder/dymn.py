@@ -23,7 +23,7 @@ from embedder.blocks import (
     round_channels,
     tracing,
 )
-from embedder.context import ContextGenerator, context_size
+from embedder.context import Context, ContextGenerator, context_size
 from embedder.dynamic import (
     DynamicDepthwise,
     DynamicPointwise,
@@ -119,10 +119,20 @@ class DynamicBlock(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, f, t] -> the block's output, and its context vectors [B, H]."""
         x = x.contiguous(memory_format=torch.channels_last)
-        vector, gate_f, gate_t = self.context_gen(x)
+        context = self.context_gen(x)
         clips = self._clips_at_once(x)
         forms = self._forms(x, clips)
-        dynamics = Dynamics(
+        dynamics = self.dynamics(context, forms)
+        if clips is None or clips >= len(x):
+            return self.transform(x, dynamics, forms), context.vector
+        slices = zip(*(torch.split(part, clips) for part in (x, *dynamics)), strict=True)
+        outputs = [self.transform(part, Dynamics(*rest), forms) for part, *rest in slices]
+        return torch.cat(outputs), context.vector
+
+    def dynamics(self, context: Context, forms: Forms) -> Dynamics:
+        """What the clips' contexts decide, in the forms in which it will be used."""
+        vector, gate_f, gate_t = context
+        return Dynamics(
             self.exp_conv.dynamics(vector, forms.expand) if self.expands else vector,
             self.depth_conv.dynamics(vector, forms.depth),
             self.depth_act.dynamics(vector),
@@ -130,11 +140,6 @@ class DynamicBlock(nn.Module):
             gate_f,
             gate_t,
         )
-        if clips is None or clips >= len(x):
-            return self._transform(x, dynamics, forms), vector
-        slices = zip(*(torch.split(part, clips) for part in (x, *dynamics)), strict=True)
-        outputs = [self._transform(part, Dynamics(*rest), forms) for part, *rest in slices]
-        return torch.cat(outputs), vector
 
     def fold_norms(self) -> None:
         """Give the BatchNorms' work to the convolutions before them."""
@@ -142,7 +147,8 @@ class DynamicBlock(nn.Module):
             getattr(self, f"{stage}_conv").fold(getattr(self, f"{stage}_norm"))
             setattr(self, f"{stage}_norm", nn.Identity())
 
-    def _transform(self, x: Tensor, dynamics: Dynamics, forms: Forms) -> Tensor:
+    def transform(self, x: Tensor, dynamics: Dynamics, forms: Forms) -> Tensor:
+        """[B, C, f, t] -> the block's output."""
         y: Tensor = x
         if self.expands:
             y = self.exp_act(self.exp_norm(self.exp_conv(y, dynamics.expand, forms.expand)))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedder.dymn import DynamicBlock, Dynamics, Forms
+from embedder.dymn import DynamicBlock, Forms
 from embedder.dynamic import DynamicConv, Form
 from embedder.frontend import PREEMPHASIS, LogMel, mel_bank
 from embedder.model import MEL, AudioEmbedder
@@ -74,16 +74,8 @@ def grouped(backbone: Any) -> Any:
 
 def _block(block: DynamicBlock, x: Tensor) -> tuple[Tensor, Tensor]:
     """The whole batch at once, in the order of axes in which it comes: groups are channels."""
-    vector, gate_f, gate_t = block.context_gen(x)
-    dynamics = Dynamics(
-        block.exp_conv.dynamics(vector, Form.KERNELS) if block.expands else vector,
-        block.depth_conv.dynamics(vector, Form.KERNELS),
-        block.depth_act.dynamics(vector),
-        block.proj_conv.dynamics(vector, Form.KERNELS),
-        gate_f,
-        gate_t,
-    )
-    return block._transform(x, dynamics, Forms(*3 * [Form.KERNELS])), vector
+    context, forms = block.context_gen(x), Forms(*3 * [Form.KERNELS])
+    return block.transform(x, block.dynamics(context, forms), forms), context.vector
 
 
 def _grouped_convolution(conv: DynamicConv, x: Tensor, kernels: Tensor, _: Form) -> Tensor:
