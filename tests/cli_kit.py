@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import wave
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,23 +11,33 @@ from typing import Any
 import av
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from embedder.model import AudioEmbedder
+from tests.sounds import write_wav
+from tests.threads import one_thread
 
 MODEL = "mn01_as"
 RATE = 32_000
 
 
 @contextmanager
-def tiny_model() -> Iterator[AudioEmbedder]:
-    """Random weights, the same every time; one thread, since two on a busy machine wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield AudioEmbedder.build(MODEL)
-    torch.set_num_threads(threads)
+def tiny_model(name: str = MODEL) -> Iterator[AudioEmbedder]:
+    """Random weights, the same every time; one thread."""
+    with one_thread():
+        torch.manual_seed(0)
+        yield AudioEmbedder.build(name)
+
+
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the caller's EMBEDDER_ variables; one worker, no GPU, no colours."""
+    for variable in [name for name in os.environ if name.startswith("EMBEDDER_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("EMBEDDER_DECODE_WORKERS", "1")
+    monkeypatch.setenv("EMBEDDER_DEVICE", "cpu")
+    monkeypatch.setenv("TERM", "dumb")
 
 
 def write_weights(model: AudioEmbedder, path: Path) -> Path:
@@ -38,13 +48,6 @@ def write_weights(model: AudioEmbedder, path: Path) -> Path:
 def noise(seconds: float, seed: int = 0) -> NDArray[np.int16]:
     n_samples = round(seconds * RATE)
     return (np.random.default_rng(seed).normal(0, 0.1, n_samples) * 32_767).astype(np.int16)
-
-
-def write_wav(path: Path, pcm: NDArray[Any], rate: int = RATE) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, rate, 0, "NONE", ""))
-        file.writeframes(pcm.tobytes())
-    return path
 
 
 def write_float_wav(path: Path, samples: NDArray[Any], rate: int = RATE) -> Path:

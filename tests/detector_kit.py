@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embedder.model import AudioEmbedder
+from tests.threads import one_thread
 
 NAME = "fmn04_strong"
 RATE = 16_000
@@ -27,21 +28,20 @@ def bursts(seconds: float, seed: int = 0) -> Tensor:
 @contextmanager
 def lively_detector(name: str = NAME) -> Iterator[AudioEmbedder]:
     """Every label's logit has mean -1 and deviation 2 on `bursts`; one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = AudioEmbedder.build(name)
-    mel = model.frontend(bursts(10.0)[None])
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 1.0  # statistics of this clip: without, random layers fade to nothing
-    model.train()
-    model.backbone.detect(mel)
-    model.eval()
-    head = model.backbone.strong_head
-    logits = model.backbone.detect(mel).strong[0]  # T N
-    scale = 2 / logits.std(0)
-    head.weight.mul_(scale[:, None])
-    head.bias.sub_(logits.mean(0)).mul_(scale).sub_(1)
-    yield model
-    torch.set_num_threads(threads)
+    with one_thread():
+        torch.manual_seed(0)
+        model = AudioEmbedder.build(name)
+        mel = model.frontend(bursts(10.0)[None])
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                # Statistics of this clip: without, random layers fade to nothing.
+                layer.momentum = 1.0
+        model.train()
+        model.backbone.detect(mel)
+        model.eval()
+        head = model.backbone.strong_head
+        logits = model.backbone.detect(mel).strong[0]  # T N
+        scale = 2 / logits.std(0)
+        head.weight.mul_(scale[:, None])
+        head.bias.sub_(logits.mean(0)).mul_(scale).sub_(1)
+        yield model

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import socket
 import threading
 import time
-import wave
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -17,7 +15,6 @@ import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI
-from numpy.typing import NDArray
 from torch import Tensor
 
 from embedder.errors import EmbedderError, UnknownTap
@@ -27,6 +24,7 @@ from service.decoding import DecoderPool
 from service.protocol import HeadDeadline
 from service.settings import Settings
 from service.state import Service
+from tests.sounds import wav_of
 
 RATE = 32_000
 
@@ -35,15 +33,6 @@ def wav(samples: int = RATE, seed: int = 0, rate: int = RATE) -> bytes:
     """Noise in a 16-bit WAV file; every seed sounds different."""
     noise = np.random.default_rng(seed).integers(-8000, 8000, samples, dtype=np.int16)
     return wav_of(noise, rate)
-
-
-def wav_of(pcm: NDArray[np.int16], rate: int = RATE) -> bytes:
-    """These samples in a WAV file."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setparams((1, 2, rate, 0, "NONE", ""))
-        sound.writeframes(pcm.tobytes())
-    return file.getvalue()
 
 
 class FakeModel:

@@ -13,7 +13,8 @@ from torch import Tensor
 import hear_api
 from embedder.cli import main
 from embedder.model import AudioEmbedder
-from tests.cli_kit import noise, rows, write_wav, write_weights
+from tests.cli_kit import noise, rows, tiny_model, write_weights
+from tests.sounds import write_wav
 
 # Name, sample rate, labels, and size of the default embedding at width 0.4.
 MODELS = {
@@ -28,11 +29,8 @@ MODELS = {
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> Iterator[AudioEmbedder]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield AudioEmbedder.build(request.param)
-    torch.set_num_threads(threads)
+    with tiny_model(request.param) as built:
+        yield built
 
 
 def clips(model: AudioEmbedder, seconds: float, count: int = 2) -> Tensor:

@@ -24,8 +24,8 @@ from tests.cli_kit import (
     tiny_model,
     write_float_wav,
     write_noises,
-    write_wav,
 )
+from tests.sounds import write_wav
 
 Heard = dict[str, str | None]
 

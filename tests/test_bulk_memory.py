@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli_kit import MODEL, noise, tiny_model, write_wav, write_weights
+from tests.cli_kit import MODEL, noise, tiny_model, write_weights
+from tests.sounds import write_wav
 
 ALLOWED = 1024  # MiB
 ALLOWED_GROWTH = 64

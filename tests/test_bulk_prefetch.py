@@ -16,7 +16,8 @@ from embedder.bulk import prefetch
 from embedder.bulk.inputs import find_audio
 from embedder.bulk.prefetch import decode_ahead
 from embedder.errors import BadAudio
-from tests.cli_kit import RATE, noise, write_noises, write_wav
+from tests.cli_kit import RATE, noise, write_noises
+from tests.sounds import write_wav
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

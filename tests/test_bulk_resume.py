@@ -44,9 +44,8 @@ def paths(output: Path) -> list[str]:
     return [row["path"] for row in rows(output)]
 
 
-def stop_after(n_files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(model: AudioEmbedder, files: list[Path], output: Path, n_files: int) -> None:
     """Ctrl-C once so many files are in parts of one file each."""
-    monkeypatch.setattr(bulk, "PART_FILES", 1)
     save, count = bulk._Job._save, iter(range(1000))
 
     def saving(job: bulk._Job) -> None:
@@ -54,17 +53,16 @@ def stop_after(n_files: int, monkeypatch: pytest.MonkeyPatch) -> None:
         if next(count) == n_files - 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(bulk._Job, "_save", saving)
-
-
-def test_an_interrupted_job_goes_on(
-    model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files, output = write_noises(tmp_path, [0.1] * 5), tmp_path / "out.parquet"
-    with monkeypatch.context() as patch:
-        stop_after(3, patch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "PART_FILES", 1)
+        patch.setattr(bulk._Job, "_save", saving)
         with pytest.raises(KeyboardInterrupt):
             embed(model, files, output)
+
+
+def test_an_interrupted_job_goes_on(model: AudioEmbedder, tmp_path: Path) -> None:
+    files, output = write_noises(tmp_path, [0.1] * 5), tmp_path / "out.parquet"
+    interrupted(model, files, output, 3)
     assert not output.exists()
     with pytest.raises(BadRequest, match=r"--resume continues it, --overwrite begins anew"):
         embed(model, files, output)
@@ -75,14 +73,9 @@ def test_an_interrupted_job_goes_on(
     assert [name for name, error in heard.items() if error] == [str(files[-1])]
 
 
-def test_other_options_do_not_continue_a_job(
-    model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_options_do_not_continue_a_job(model: AudioEmbedder, tmp_path: Path) -> None:
     files, output = write_noises(tmp_path, [0.1] * 3), tmp_path / "out.jsonl"
-    with monkeypatch.context() as patch:
-        stop_after(1, patch)
-        with pytest.raises(KeyboardInterrupt):
-            embed(model, files, output)
+    interrupted(model, files, output, 1)
     other = AudioEmbedder.build(MODEL, taps=["mel"])
     with pytest.raises(BadRequest, match=r"begun with taps .*'mel'.* or --overwrite"):
         embed(other, files, output, "resume")

@@ -19,9 +19,17 @@ import embedder
 from embedder.cli import app, main
 from embedder.model import AudioEmbedder
 from embedder.zoo import DEFAULT_MODEL, MODELS
-from tests.cli_kit import MODEL, rows, tiny_model, write_noises, write_wav, write_weights
+from tests.cli_kit import (
+    MODEL,
+    plain_environment,
+    rows,
+    tiny_model,
+    write_noises,
+    write_weights,
+)
 from tests.golden import arrays
 from tests.shared import SHARED, needs_shared
+from tests.sounds import write_wav
 
 ROOT = Path(__file__).resolve().parents[1]
 METRO = {"Train": 0.73, "Rail transport": 0.58, "Railroad car, train wagon": 0.56}
@@ -37,14 +45,10 @@ def model() -> Iterator[AudioEmbedder]:
 @pytest.fixture(autouse=True)
 def tiny(model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment's choice: the tiny model."""
-    for variable in [name for name in os.environ if name.startswith("EMBEDDER_")]:
-        monkeypatch.delenv(variable)
+    plain_environment(monkeypatch)
     monkeypatch.setenv("EMBEDDER_MODEL", MODEL)
     monkeypatch.setenv("EMBEDDER_WEIGHTS", str(write_weights(model, tmp_path / "tiny.pt")))
-    monkeypatch.setenv("EMBEDDER_DECODE_WORKERS", "1")
-    monkeypatch.setenv("EMBEDDER_DEVICE", "cpu")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TERM", "dumb")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from embedder.cli import main
 from embedder.errors import BadRequest
 from embedder.events import Event
 from embedder.model import AudioEmbedder
-from tests.cli_kit import write_weights
+from tests.cli_kit import plain_environment, write_weights
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
 from tests.sounds import write_wav
 
@@ -34,13 +33,9 @@ def model() -> Iterator[AudioEmbedder]:
 @pytest.fixture(autouse=True)
 def environment(model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment's choice: a small detector."""
-    for variable in [name for name in os.environ if name.startswith("EMBEDDER_")]:
-        monkeypatch.delenv(variable)
+    plain_environment(monkeypatch)
     monkeypatch.setenv("EMBEDDER_DETECTOR", NAME)
     monkeypatch.setenv("EMBEDDER_DETECTOR_WEIGHTS", str(write_weights(model, tmp_path / "w.pt")))
-    monkeypatch.setenv("EMBEDDER_DECODE_WORKERS", "1")
-    monkeypatch.setenv("EMBEDDER_DEVICE", "cpu")
-    monkeypatch.setenv("TERM", "dumb")
 
 
 @pytest.fixture

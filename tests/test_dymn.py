@@ -21,6 +21,8 @@ from embedder.inspect import INSPECTIONS, inspect_all, inspected, plot_relu, rel
 from embedder.zoo import MEL_32K, DyMNConfig
 from tests import golden
 from tests.shared import needs_shared
+from tests.tensors import distance, noise
+from tests.threads import one_thread
 
 TOLERANCE = 5e-4
 SMALL = DyMNConfig(0.1)
@@ -48,18 +50,10 @@ def small(**changes: object) -> DyMN:
     return network.requires_grad_(False)
 
 
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
 def spectrograms(*shape: int) -> Tensor:
     """Clips [B, M, F] that differ in level and in colour, so that their contexts do."""
     levels, slopes = noise(shape[0], 2)[:, :, None, None].unbind(1)
     return noise(*shape) + levels + slopes * torch.linspace(-2, 2, shape[1])[:, None]
-
-
-def distance(ours: Tensor, reference: Tensor) -> float:
-    return float(torch.linalg.norm(ours - reference) / torch.linalg.norm(reference))
 
 
 @needs_shared
@@ -270,13 +264,8 @@ def test_a_clip_costs_less_in_a_batch_of_eight() -> None:
     torch.manual_seed(0)
     network = DyMN(DyMNConfig(1.0)).eval()
     one, eight = spectrograms(1, 128, 1000), spectrograms(8, 128, 1000)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            assert _seconds(network, eight) / 8 < _seconds(network, one)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.inference_mode():
+        assert _seconds(network, eight) / 8 < _seconds(network, one)
 
 
 def _seconds(network: nn.Module, mel: Tensor) -> float:

@@ -31,8 +31,10 @@ from embedder.zoo import (
     ModelSpec,
     Network,
 )
-from tests.cli_kit import noise, write_wav
+from tests.cli_kit import noise
 from tests.shared import SHARED, needs_shared
+from tests.sounds import write_wav
+from tests.threads import one_thread
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS: dict[str, Network] = {
@@ -75,10 +77,8 @@ def assert_close(actual: NDArray[Any], expected: Tensor) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from embedder.frame_mn import FrameMN, published_names
@@ -15,6 +14,7 @@ from embedder.frontend import LogMel
 from embedder.zoo import MEL_16K, MODELS, FrameMNConfig, Sequence
 from tests import golden
 from tests.shared import needs_shared
+from tests.tensors import distance, noise
 
 TOLERANCE, TOLERANCE_HALF = 5e-4, 5e-3
 KINDS: tuple[Sequence, ...] = ("tf", "attn", "gru", "tcn", "hybrid", "mamba")
@@ -39,14 +39,6 @@ GOLDEN = {
 def small(sequence: Sequence | None = None) -> FrameMN:
     torch.manual_seed(0)
     return FrameMN(FrameMNConfig(0.1, sequence, 32)).eval().requires_grad_(False)
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-def distance(ours: Tensor, reference: Tensor) -> float:
-    return float(torch.linalg.norm(ours - reference) / torch.linalg.norm(reference))
 
 
 @needs_shared

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from embedder.frontend import PREEMPHASIS, LogMel, filter_groups, mel_bank, reflect_pad
 from embedder.zoo import MEL_16K, MEL_32K, MODELS, MelConfig
+from tests.tensors import waves
 
 CONFIGS = sorted({spec.mel for spec in MODELS.values()}, key=repr)
 
@@ -34,15 +35,10 @@ def plain(wave: Tensor, config: MelConfig) -> Tensor:
     return (mel.log() + 4.5) / 5.0
 
 
-def noise(clips: int, samples: int) -> Tensor:
-    generator = torch.Generator().manual_seed(samples)
-    return torch.rand(clips, samples, generator=generator) - 0.5
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
 @pytest.mark.parametrize("samples", [300, 513, 514, 515, 1_601, 40_000])
 def test_every_published_front_end(config: MelConfig, samples: int) -> None:
-    wave = noise(2, samples)
+    wave = waves(2, samples)
     ours = LogMel(config)(wave)
     assert ours.shape == (2, config.n_mels, LogMel(config).n_frames(samples))
     assert (ours - plain(wave, config)).abs().max() < 1e-3
@@ -50,14 +46,14 @@ def test_every_published_front_end(config: MelConfig, samples: int) -> None:
 
 
 def test_a_clip_does_not_depend_on_its_neighbours() -> None:
-    wave = noise(5, 10 * 32_000)  # more than one part
+    wave = waves(5, 10 * 32_000)  # more than one part
     together = LogMel(MEL_32K)(wave)
     for index in range(5):
         assert torch.equal(LogMel(MEL_32K)(wave[index : index + 1])[0], together[index])
 
 
 def test_the_callers_samples_stay_as_they_are() -> None:
-    wave = noise(1, 5_000)
+    wave = waves(1, 5_000)
     before = wave.clone()
     LogMel(MEL_32K)(wave)
     assert torch.equal(wave, before)
@@ -79,6 +75,6 @@ def test_groups_hold_all_of_the_bank(low: float) -> None:
 
 @pytest.mark.parametrize("pad", [1, 7, 30])
 def test_padding_mirrors_like_torch(pad: int) -> None:
-    wave = noise(2, 31)
+    wave = waves(2, 31)
     expected = functional.pad(wave[:, None], (pad, pad), mode="reflect")[:, 0]
     assert torch.equal(reflect_pad(wave, pad), expected)

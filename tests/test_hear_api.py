@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import hear_api
 from embedder import AudioEmbedder
 from embedder.errors import UnknownModel, UnknownTap
 from hear_api import HearModel
 from tests.shared import SHARED, needs_shared
+from tests.tensors import waves
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,6 @@ def model(weights: str) -> HearModel:
     return hear_api.load_model(weights, name="mn01_as", device="cpu")
 
 
-def noise(clips: int, samples: int) -> Tensor:
-    generator = torch.Generator().manual_seed(samples)
-    return torch.rand(clips, samples, generator=generator) * 2 - 1
-
-
 def test_the_model_is_what_hear_asks_for(model: HearModel) -> None:
     assert isinstance(model, torch.nn.Module)
     for attribute in ("sample_rate", "scene_embedding_size", "timestamp_embedding_size"):
@@ -47,7 +42,7 @@ def test_the_model_is_what_hear_asks_for(model: HearModel) -> None:
 def test_embeddings_have_the_promised_shape_and_type(
     model: HearModel, clips: int, samples: int
 ) -> None:
-    audio = noise(clips, samples)
+    audio = waves(clips, samples, peak=1.0)
     scene = hear_api.get_scene_embeddings(audio, model)
     assert scene.shape == (clips, model.scene_embedding_size)
     assert scene.dtype == torch.float32
@@ -61,21 +56,21 @@ def test_embeddings_have_the_promised_shape_and_type(
 def test_timestamps_never_drift(model: HearModel) -> None:
     samples = 60 * model.sample_rate + 17
     sparse = HearModel(model.embedder, hear_api.HearWindows(timestamp_hop_ms=500.0))
-    _, ms = hear_api.get_timestamp_embeddings(noise(1, samples), sparse)
+    _, ms = hear_api.get_timestamp_embeddings(waves(1, samples, peak=1.0), sparse)
     assert ms[0, 0] == 0
     assert (ms.diff() - 500.0).abs().max() < 1e-3
     assert 0 <= samples / model.sample_rate * 1000 - ms[0, -1] < 500.0
 
 
 def test_repeated_calls_agree_to_the_bit(model: HearModel) -> None:
-    audio = noise(2, 20_000)
+    audio = waves(2, 20_000, peak=1.0)
     assert torch.equal(
         hear_api.get_scene_embeddings(audio, model), hear_api.get_scene_embeddings(audio, model)
     )
 
 
 def test_neighbours_in_the_batch_do_not_matter(model: HearModel) -> None:
-    audio = noise(64, 8_000)
+    audio = waves(64, 8_000, peak=1.0)
     batched = hear_api.get_scene_embeddings(audio, model)
     alone = torch.cat([hear_api.get_scene_embeddings(clip[None], model) for clip in audio[::16]])
     assert torch.allclose(batched[::16], alone, rtol=1e-5, atol=1e-5)
@@ -86,7 +81,7 @@ def test_options_choose_taps_and_windows(weights: str) -> None:
         weights, name="mn01_as", device="cpu", taps=["mel", "se5"], timestamp_hop_ms=25
     )
     assert model.scene_embedding_size == 128 + model.embedder.tap_sizes["se5"]
-    _, ms = hear_api.get_timestamp_embeddings(noise(1, 32_000), model)
+    _, ms = hear_api.get_timestamp_embeddings(waves(1, 32_000, peak=1.0), model)
     assert ms[0, :3].tolist() == [0.0, 25.0, 50.0]
 
 
@@ -121,4 +116,4 @@ def test_the_default_model_loads_with_its_published_weights(
 ) -> None:
     monkeypatch.setenv("EMBEDDER_WEIGHTS_DIR", str(SHARED / "weights"))
     model = hear_api.load_model(name="mn04_as")
-    assert hear_api.get_scene_embeddings(noise(1, 32_000), model).shape == (1, 320)
+    assert hear_api.get_scene_embeddings(waves(1, 32_000, peak=1.0), model).shape == (1, 320)

@@ -12,6 +12,7 @@ import hear_api
 from eval.bench.memory import peak_megabytes
 from hear_api import HearModel
 from tests.hear_kit import SMALLEST, tiny_checkpoint
+from tests.tensors import waves
 
 HOP_MS = 50.0
 
@@ -21,11 +22,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Loaded as the kit does with `--model PATH`: the checkpoint alone says what it is."""
     folder = tmp_path_factory.mktemp("weights")
     return hear_api.load_model(str(tiny_checkpoint(SMALLEST[request.param], folder)), device="cpu")
-
-
-def noise(clips: int, samples: int) -> Tensor:
-    generator = torch.Generator().manual_seed(samples)
-    return torch.rand(clips, samples, generator=generator) * 2 - 1
 
 
 def check(model: HearModel, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,7 +47,7 @@ def check(model: HearModel, audio: Tensor) -> tuple[Tensor, Tensor]:
 def test_any_length_gives_embeddings(
     model: HearModel, samples: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    check(model, noise(1, samples))
+    check(model, waves(1, samples, peak=1.0))
     assert capfd.readouterr() == ("", "")
 
 
@@ -60,7 +56,7 @@ def test_silence_is_embedded(model: HearModel) -> None:
 
 
 def test_a_batch_of_64_agrees_with_its_clips_alone_and_with_itself(model: HearModel) -> None:
-    audio = noise(64, model.sample_rate // 12)
+    audio = waves(64, model.sample_rate // 12, peak=1.0)
     scene, vectors = check(model, audio)
     again, _ = check(model, audio)
     assert torch.equal(scene, again)
@@ -74,9 +70,9 @@ def test_a_batch_of_64_agrees_with_its_clips_alone_and_with_itself(model: HearMo
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_minutes_fit_into_bounded_memory(model: HearModel) -> None:
-    check(model, noise(1, model.sample_rate * 10))
+    check(model, waves(1, model.sample_rate * 10, peak=1.0))
     before = peak_megabytes()
-    check(model, noise(1, model.sample_rate * 600))
+    check(model, waves(1, model.sample_rate * 600, peak=1.0))
     assert peak_megabytes() - before < 1500
 
 

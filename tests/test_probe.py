@@ -27,7 +27,8 @@ from eval.metrics import (
 )
 from eval.probe import HIDDEN, STRENGTH, embed, fit_probe
 from service.app import create_app
-from tests.service_kit import running, settings, wav_of
+from tests.service_kit import running, settings
+from tests.sounds import wav_of
 
 LABELS = ("bark", "meow", "moo")
 

@@ -23,6 +23,7 @@ from embedder.runtime.cuda_engine import halved
 from embedder.zoo import MODELS, DyMNConfig, FrameMNConfig, ModelSpec, lookup
 from tests.hear_kit import tiny_checkpoint
 from tests.shared import SHARED, needs_shared
+from tests.tensors import distance, waves
 
 CPU = torch.device("cpu")
 TINY = "mn01_as"
@@ -36,15 +37,6 @@ SEQUENCES = sorted(
     {m.network.sequence for m in MODELS.values() if isinstance(m.network, FrameMNConfig)}
     - {None, "gru"}
 )
-
-
-def distance(ours: Tensor, reference: Tensor) -> float:
-    return float(torch.linalg.norm(ours - reference) / torch.linalg.norm(reference))
-
-
-def noise(clips: int, samples: int) -> Tensor:
-    generator = torch.Generator().manual_seed(samples)
-    return torch.rand(clips, samples, generator=generator) - 0.5
 
 
 @torch.no_grad()
@@ -86,9 +78,9 @@ def check_agreement(model: AudioEmbedder, choice: str) -> None:
     assert other.engine == f"{choice} cpu f32"
     rate = model.sample_rate
     for clips, samples in ((1, 10 * rate), (3, 2 * rate), (2, 100)):
-        wave = noise(clips, samples)
+        wave = waves(clips, samples)
         assert distance(other.scene(wave), model.scene(wave)) < 1e-5
-    wave = noise(2, rate)
+    wave = waves(2, rate)
     assert distance(other.timestamps(wave).vectors, model.timestamps(wave).vectors) < 1e-5
     alone = other.timestamps(wave[:1]).vectors
     assert distance(alone, other.timestamps(wave).vectors[:1]) < 1e-5
@@ -149,7 +141,7 @@ def test_openvino_is_refused_on_a_card() -> None:
 @pytest.mark.parametrize("choice", ["eager", "torch", "openvino"])
 def test_new_weights_show_at_once(choice: str) -> None:
     model = run_with(model_of(NETWORKS["mn"]), choice)
-    wave = noise(1, 16_000)
+    wave = waves(1, 16_000)
     before = model.scene(wave)
     other = AudioEmbedder("other", model.spec)
     model.backbone.load_state_dict(other.backbone.state_dict())
@@ -161,12 +153,12 @@ def test_weights_loaded_in_inference_mode_do_too(tmp_path: Path) -> None:
     path = tiny_checkpoint(TINY, tmp_path)
     with torch.inference_mode():
         model = AudioEmbedder.load(str(path), device="cpu")
-        assert model.scene(noise(1, 1000)).shape == (1, model.scene_embedding_size)
+        assert model.scene(waves(1, 1000)).shape == (1, model.scene_embedding_size)
 
 
 def test_inspections_show_whatever_runs_the_network() -> None:
     model = run_with(model_of(NETWORKS["dymn"]), "torch")
-    wave = noise(2, 16_000)
+    wave = waves(2, 16_000)
     before = model.scene(wave)
     with inspected(model, "conv/uniform"):
         assert distance(model.scene(wave), before) > 1e-4
@@ -176,10 +168,10 @@ def test_inspections_show_whatever_runs_the_network() -> None:
 
 def test_threads_share_an_engine() -> None:
     model = run_with(model_of(NETWORKS["mn"]), "openvino")
-    waves = [noise(1, 8_000 + index) for index in range(16)]
+    clips = [waves(1, 8_000 + index) for index in range(16)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(model.scene, waves))
-    for ours, wave in zip(together, waves, strict=True):
+        together = list(pool.map(model.scene, clips))
+    for ours, wave in zip(together, clips, strict=True):
         assert distance(ours, model.scene(wave)) < 1e-6
 
 
@@ -191,7 +183,7 @@ class TestKeptNetworks:
         self.cache = tmp_path / "cache"
         monkeypatch.setattr(openvino_engine, "cache_dir", lambda: self.cache)
         self.path = str(tiny_checkpoint(TINY, tmp_path))
-        self.wave = noise(1, 8_000)
+        self.wave = waves(1, 8_000)
 
     def embed(self) -> Tensor:
         return AudioEmbedder.load(self.path, device="cpu", runtime="openvino").scene(self.wave)
@@ -233,7 +225,7 @@ class TestKeptNetworks:
 def test_half_precision_is_close(kind: str) -> None:
     """What a card computes in float16, computed here."""
     model = model_of(NETWORKS[kind])
-    mel = model.frontend(noise(2, model.sample_rate))
+    mel = model.frontend(waves(2, model.sample_rate))
     names = [tap for tap in model.taps if tap != "mel"]
     exact = model.backbone.features_by_name(mel, names)
     rough = halved(model.backbone).features_by_name(mel.half(), names)
@@ -250,7 +242,7 @@ def test_a_card_gives_the_same(kind: str, choice: str) -> None:
     other = run_with(model, "eager").to("cuda")
     other.use(choice)
     for clips, samples in ((1, 10 * model.sample_rate), (5, 10 * model.sample_rate), (2, 12_345)):
-        wave = noise(clips, samples)
+        wave = waves(clips, samples)
         for _ in range(2):  # a capture, and a replay
             assert distance(other.scene(wave).cpu(), model.scene(wave)) < 2e-3
 

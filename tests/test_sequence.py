@@ -14,13 +14,10 @@ from embedder.mamba import CHUNK, STATE, Mamba2, head_size, state_space
 from embedder.recurrence import MinGRU, linear_scan
 from embedder.sequence import TCN, CausalConv, sequence_model, sequence_size
 from embedder.zoo import Sequence
+from tests.tensors import noise
 
 KINDS: tuple[Sequence, ...] = ("tf", "attn", "gru", "tcn", "hybrid", "mamba")
 CAUSAL: tuple[Sequence, ...] = ("tcn", "mamba")
-
-
-def noise(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
 def step_by_step(decay: Tensor, drive: Tensor) -> Tensor:

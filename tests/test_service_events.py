@@ -13,7 +13,8 @@ import pytest
 from embedder import AudioEmbedder, load_audio
 from service.app import create_app
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
-from tests.service_kit import FakeModel, client_of, live, settings, wav_of
+from tests.service_kit import FakeModel, client_of, live, settings
+from tests.sounds import wav_of
 
 
 def sound(seconds: float, seed: int = 0) -> bytes:

@@ -32,9 +32,9 @@ from tests.service_kit import (
     live,
     settings,
     wav,
-    wav_of,
 )
 from tests.shared import SHARED, needs_shared
+from tests.sounds import wav_of
 
 CHECKPOINT = SHARED / "weights/mn04_as_mAP_432.pt"
 needs_redis = pytest.mark.skipif(
