@@ -81,7 +81,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def batches(parts: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The rows of all parts, some at a time."""
     for part in parts:
-        with pq.ParquetFile(part) as file:
+        with pq.ParquetFile(part, pre_buffer=False) as file:  # which would hold it whole
             for batch in file.iter_batches(_READ_ROWS, columns=columns):
                 yield pa.Table.from_batches([batch])
 
