@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -173,6 +174,25 @@ def test_threads_share_an_engine() -> None:
         together = list(pool.map(model.scene, clips))
     for ours, wave in zip(together, clips, strict=True):
         assert distance(ours, model.scene(wave)) < 1e-6
+
+
+def test_clips_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "threads", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    asked: list[str] = []
+    compile_model = openvino_engine.openvino.Core.compile_model
+
+    def noted(core: Any, model: Any, device: str, options: dict[str, str]) -> Any:
+        asked.append(options["NUM_STREAMS"])
+        return compile_model(core, model, device, options)
+
+    monkeypatch.setattr(openvino_engine.openvino.Core, "compile_model", noted)
+    model = run_with(model_of(NETWORKS["mn"]), "openvino")
+    wave = waves(3, 10 * model.sample_rate)
+    together = model.scene(wave)
+    alone = torch.cat([model.scene(clip[None]) for clip in wave])
+    assert distance(together, alone) < 1e-6
+    assert asked == ["2", "1"]
 
 
 class TestKeptNetworks:

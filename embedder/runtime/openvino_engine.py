@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -62,7 +65,9 @@ class OpenVINORuntime:
         self._network = network
         self._precision = precision
         self._core = openvino.Core()
-        self._compiled: dict[Graph, Any] = {}
+        self._threads = min(threads(), torch.get_num_threads())
+        self._streams = ThreadPoolExecutor(self._threads, "openvino")
+        self._compiled: dict[tuple[Graph, int], Any] = {}
         self._lock = threading.Lock()
         self._own = threading.local()  # an infer request belongs to one thread
 
@@ -71,8 +76,15 @@ class OpenVINORuntime:
         clips, _, frames = mel.shape
         graph = self._plan(tuple(sorted(names)), clips, frames)
         at_once = max(1, RUN_FRAMES // frames) if graph.clips == ANY else graph.clips
-        found = [self._run(part, graph) for part in torch.split(mel, at_once)]
+        found = self._run_all(torch.split(mel, at_once), graph)
         return {name: torch.cat(parts) for name, *parts in zip(graph.names, *found, strict=True)}
+
+    def _run_all(self, parts: Sequence[Tensor], graph: Graph) -> list[list[Tensor]]:
+        """Side by side where there are several: threads that share a part wait for each other."""
+        streams = 2 ** int(math.log2(min(len(parts), self._threads)))
+        if streams == 1:
+            return [self._run(part, graph, streams) for part in parts]
+        return list(self._streams.map(partial(self._run, graph=graph, streams=streams), parts))
 
     def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> Graph:
         """Of fixed shape where that pays: 7 % for static networks, half for mixed kernels."""
@@ -84,30 +96,32 @@ class OpenVINORuntime:
             return Graph(names)  # which takes what is left over without filling it up
         return Graph(names, together if together >= MANY and clips >= MANY else 1, frames)
 
-    def _run(self, mel: Tensor, graph: Graph) -> list[Tensor]:
+    def _run(self, mel: Tensor, graph: Graph, streams: int) -> list[Tensor]:
         clips = len(mel)
         if clips < graph.clips:
             mel = functional.pad(mel, (0, 0, 0, 0, 0, graph.clips - clips))
-        request = self._request(graph)
+        request = self._request(graph, streams)
         request.infer([np.ascontiguousarray(mel.numpy())], share_inputs=True)
         outputs = (request.get_output_tensor(number).data for number in range(len(graph.names)))
         return [torch.from_numpy(output[:clips].copy()) for output in outputs]
 
-    def _request(self, graph: Graph) -> Any:
-        requests: dict[Graph, Any] = self._own.__dict__.setdefault("requests", {})
-        if graph not in requests:
+    def _request(self, graph: Graph, streams: int) -> Any:
+        requests: dict[tuple[Graph, int], Any] = self._own.__dict__.setdefault("requests", {})
+        key = (graph, streams)
+        if key not in requests:
             with self._lock:
-                if graph not in self._compiled:
-                    self._compiled[graph] = self._compile(graph)
-            requests[graph] = self._compiled[graph].create_infer_request()
-        return requests[graph]
+                if key not in self._compiled:
+                    self._compiled[key] = self._compile(graph, streams)
+            requests[key] = self._compiled[key].create_infer_request()
+        return requests[key]
 
-    def _compile(self, graph: Graph) -> Any:
+    def _compile(self, graph: Graph, streams: int) -> Any:
+        """For so many runs at a time, which share the threads evenly."""
         options = {
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": str(streams),
             "INFERENCE_PRECISION_HINT": self._precision,
             "ENABLE_CPU_PINNING": "NO",  # several processes would choose the same cores
-            "INFERENCE_NUM_THREADS": str(min(threads(), torch.get_num_threads())),
+            "INFERENCE_NUM_THREADS": str(self._threads),
         }
         return self._core.compile_model(self._model(graph), "CPU", options)
 
