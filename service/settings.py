@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     # Batching: longer waits make fuller batches; lone requests never wait.
     max_batch_seconds: PositiveFloat | None = Field(
         default=None,
-        description="Audio in one batch; default 40 on CPU, where more is slower, else 320.",
+        description="Audio in one batch; default 80 on CPU, where more is slower, else 320.",
     )
     max_wait_ms: float = Field(default=4.0, ge=0)
 
