@@ -24,7 +24,7 @@ from service.settings import Settings
 
 # Raise when a model's numbers change for the same weights and engine.
 NUMERICS_VERSION: Final = 1
-_CPU_BATCH_SECONDS: Final = 80.0
+_CPU_BATCH_SECONDS: Final = 80.0  # eight clips of 10 s are fastest; caches overflow beyond
 _GPU_BATCH_SECONDS: Final = 320.0
 _RETRY_SECONDS: Final = 10.0
 _log = logging.getLogger(__name__)
