@@ -158,7 +158,10 @@ def start_job(arguments: list[str]) -> psutil.Popen:
     """`embedder` in a process group of its own, slowly, in parts of four files."""
     arguments = [*arguments, "-m", MODEL, "--workers", "2", "--device", "cpu"]
     code = (
-        "import sys, time; from embedder import cli; from embedder.bulk import job as bulk; "
+        "import signal, sys, time; from embedder import cli; "
+        "from embedder.bulk import job as bulk; "
+        # A shell has its background jobs ignore Ctrl-C, and these tests may run in one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "bulk.PART_FILES = 4; save = bulk._Job._save; "
         "bulk._Job._save = lambda job: (save(job), time.sleep(0.1)); "
         f"sys.exit(cli.main({arguments!r}))"
