@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,8 @@ from embedder.errors import BadRequest
 from embedder.files import atomic
 from embedder.frame_mn import FRAME_MS, FrameMN
 from embedder.frontend import PREEMPHASIS, LogMel
-from embedder.model import MEL, AudioEmbedder
+from embedder.model import AudioEmbedder
+from embedder.runtime import features_of, outputs_of
 from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
 
 OPSET: Final = 17
@@ -66,7 +68,7 @@ class ExportedLogMel(nn.Module):
         super().__init__()
         self.config = cfg = frontend.config
         bank, window = frontend.bank.cpu(), frontend.window.cpu().double()
-        heard = torch.nonzero(bank.sum(1))[:, 0]
+        heard = torch.nonzero(bank.sum(0))[:, 0]
         steps = heard[:, None] * torch.arange(cfg.n_fft) % cfg.n_fft  # exact
         angles = steps.double() * (2 * math.pi / cfg.n_fft)
         kernels = torch.cat([angles.cos(), angles.sin()]) * window
@@ -74,7 +76,7 @@ class ExportedLogMel(nn.Module):
         self.margin = (cfg.n_fft - cfg.window) // 2
         inside = kernels[:, None, self.margin : self.margin + cfg.window]
         self.register_buffer("kernels", inside.float().contiguous())
-        self.register_buffer("bank", bank[heard].T.contiguous())
+        self.register_buffer("bank", bank[:, heard].contiguous())
 
     def forward(self, wave: Tensor) -> Tensor:
         """[B, S] -> [B, M, F]; S is at least `minimum_samples`."""
@@ -192,8 +194,7 @@ def largest_difference(model: AudioEmbedder, path: Path, with_frontend: bool) ->
 
 def _features(backbone: Any, mel: Tensor, taps: Sequence[str], detects: bool) -> dict[str, Tensor]:
     wanted = {LOGITS, *taps} | ({STRONG} if detects else set())
-    found: dict[str, Tensor] = dict(backbone.features_by_name(mel, wanted - {MEL}))
-    return found | {MEL: mel.mean(-1)} if MEL in wanted else found
+    return features_of(mel, wanted, partial(outputs_of, backbone))
 
 
 def _clips(model: AudioEmbedder) -> Iterator[Tensor]:

@@ -6,7 +6,6 @@ Both published conventions (32 kHz and 16 kHz) are values of `MelConfig`.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import torch
@@ -15,11 +14,14 @@ from torch.nn import functional
 
 from embedder.zoo import MelConfig
 
+# The feature that is a log-mel's mean over time.
+MEL: Final = "mel"
+
 PREEMPHASIS: Final = 0.97
 # Frames whose spectra are computed together on a CPU: those of a clip of 10 s.
 CACHED_FRAMES: Final = 1024
-# Parts of the spectrum, each twice as long as the one before, that are multiplied by themselves.
-N_OCTAVES: Final = 4
+# Neighbouring mel bands that are multiplied together, with those bins alone that they hear.
+BANDS_TOGETHER: Final = 16
 
 
 def hertz_to_mel(hertz: Tensor) -> Tensor:
@@ -76,20 +78,20 @@ def pre_emphasised(wave: Tensor, pad: int) -> Tensor:
 
 
 class Filters(NamedTuple):
-    """Successive bins of the spectrum, and the mel bands that hear any of them."""
+    """Neighbouring mel bands, and the bins of the spectrum that any of them hears."""
 
-    bins: slice
     bands: slice
+    bins: slice
 
 
 def filter_groups(bank: Tensor) -> tuple[Filters, ...]:
-    """Octaves of bins with their few bands: all there is in a bank [K, M] but zeros."""
-    ends = [0, *(bank.shape[0] >> octave for octave in range(N_OCTAVES - 1, -1, -1))]
+    """All there is in a bank [M, K] but most of its zeros."""
     groups = []
-    for first, end in pairwise(ends):
-        heard = bank[first:end].any(0).nonzero()
+    for first in range(0, len(bank), BANDS_TOGETHER):
+        bands = slice(first, min(first + BANDS_TOGETHER, len(bank)))
+        heard = bank[bands].any(0).nonzero()
         if heard.numel():
-            groups.append(Filters(slice(first, end), slice(int(heard[0]), int(heard[-1]) + 1)))
+            groups.append(Filters(bands, slice(int(heard[0]), int(heard[-1]) + 1)))
     return tuple(groups)
 
 
@@ -111,7 +113,7 @@ class LogMel(nn.Module):
         margin = config.n_fft - config.window
         centred = functional.pad(hann, (margin // 2, margin - margin // 2))
         self.register_buffer("window", centred, persistent=False)
-        self.register_buffer("bank", mel_bank(config).T.contiguous(), persistent=False)
+        self.register_buffer("bank", mel_bank(config), persistent=False)
         self._groups = filter_groups(self.bank)
 
     def n_frames(self, samples: int) -> int:
@@ -130,22 +132,25 @@ class LogMel(nn.Module):
         frames = self.n_frames(wave.shape[-1])
         # On a CPU, so many clips at a time that their spectra stay in the caches.
         clips = max(1, CACHED_FRAMES // frames) if wave.device.type == "cpu" else len(wave)
-        out = wave.new_empty(len(wave), frames, self.config.n_mels)
+        out = wave.new_empty(len(wave), self.config.n_mels, frames)
         for part, log_mel in zip(torch.split(wave, clips), torch.split(out, clips), strict=True):
             self._write(part, log_mel)
-        return out.transpose(1, 2)  # B M F
+        return out
 
     def _write(self, wave: Tensor, out: Tensor) -> None:
-        """[B, S] -> `out` [B, F, M]."""
+        """[B, S] -> `out` [B, M, F]."""
         cfg = self.config
         padded = pre_emphasised(wave, cfg.n_fft // 2)
         frames = padded.unfold(-1, cfg.n_fft, cfg.hop)  # B F n_fft, a view
         spectrum = torch.fft.rfft(frames * self.window).flatten(0, 1)  # B F, K
         power = spectrum.real.square().add_(spectrum.imag.square())
-        adds = cfg.floor_mode == "add"
-        mel = out.view(-1, cfg.n_mels).fill_(cfg.floor if adds else 0.0)  # B F, M
-        for bins, bands in self._groups:
-            mel[:, bands].addmm_(power[:, bins], self.bank[bins, bands])
-        if not adds:
-            mel.clamp_(min=cfg.floor)
-        mel.log_().add_(4.5).div_(5.0)
+        mel = self._mel(power.T).view(cfg.n_mels, *frames.shape[:2])  # M B F
+        out.copy_(mel.log_().add_(4.5).div_(5.0).transpose(0, 1))
+
+    def _mel(self, power: Tensor) -> Tensor:
+        """[K, n] -> [M, n], above the floor."""
+        mel = power.new_zeros(self.config.n_mels, power.shape[1])
+        for bands, bins in self._groups:
+            torch.mm(self.bank[bands, bins], power[bins], out=mel[bands])
+        floor = self.config.floor
+        return mel.add_(floor) if self.config.floor_mode == "add" else mel.clamp_(min=floor)

@@ -25,7 +25,7 @@ from embedder.dymn import DyMN
 from embedder.errors import BadAudio, BadRequest, UnknownTap, WeightsMismatch
 from embedder.events import MEDIAN, THRESHOLD, Event, EventRules, Threshold
 from embedder.frame_mn import FrameMN, published_names
-from embedder.frontend import LogMel
+from embedder.frontend import MEL, LogMel
 from embedder.labels import default_labels
 from embedder.mn import MN
 from embedder.runtime import choose
@@ -51,8 +51,7 @@ BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {
     FrameMNConfig: FrameMN,
 }
 
-# Features beside the backbone's own: mel means, and sigmoids of the clip's and frames' logits.
-MEL: Final = "mel"
+# Features beside MEL and the backbone's own: sigmoids of the clip's and the frames' logits.
 TAGS: Final = "tags"
 EVENTS: Final = "events"
 PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}
@@ -97,7 +96,7 @@ class AudioEmbedder(nn.Module):
         self.eval().requires_grad_(False)
         usual = (scene_plan(self.sample_rate), timestamp_plan(self.sample_rate))
         frames = tuple(self.frontend.n_frames(plan.window) for plan in usual)
-        self._current = Current(self.backbone, spec.mel.n_mels, frames)
+        self._current = Current(self.frontend, self.backbone, frames)
 
     @classmethod
     def build(cls, name: str, taps: Sequence[str] | None = None) -> AudioEmbedder:
@@ -233,8 +232,7 @@ class AudioEmbedder(nn.Module):
         """
         wave = check_waveforms(waveforms)
         plan = scene_plan(self.sample_rate, window_ms, hop_ms)
-        parts = [batch[TAGS] for batch in self._window_features([wave], plan, (TAGS,))]
-        vectors = torch.cat(parts, 1)
+        vectors = torch.cat(list(self._window_vectors([wave], plan, (TAGS,))), 1)
         if plan.whole_clips and wave.shape[1] <= plan.window:
             centre = wave.shape[1] / 2 * 1000 / self.sample_rate
             return Timestamps(vectors, vectors.new_full((len(wave), 1), centre))
@@ -271,7 +269,9 @@ class AudioEmbedder(nn.Module):
     ) -> dict[str, Tensor]:
         """Named features of each clip: {tap: [B, tap_sizes[tap]]}; default: every tap."""
         chosen = self.check_taps(self.tap_sizes if taps is None else taps)
-        return self._clip_features([waveforms], chosen)
+        sizes = [self.tap_sizes[tap] for tap in chosen]
+        vectors = torch.split(self._clip_vectors([waveforms], chosen), sizes, -1)
+        return dict(zip(chosen, vectors, strict=True))
 
     def scene_stream(
         self,
@@ -281,11 +281,11 @@ class AudioEmbedder(nn.Module):
     ) -> Tensor:
         """`scene` of audio that arrives in consecutive blocks [B, s], in bounded memory."""
         plan = scene_plan(self.sample_rate, window_ms, hop_ms)
-        return self.join(self._clip_features(blocks, self.taps, plan))
+        return self._clip_vectors(blocks, self.taps, plan)
 
     def tags_stream(self, blocks: Iterable[Waveforms]) -> Tensor:
         """`tags` of audio that arrives in consecutive blocks [B, s], in bounded memory."""
-        return self._clip_features(blocks, (TAGS,))[TAGS]
+        return self._clip_vectors(blocks, (TAGS,))
 
     def timestamps_stream(
         self,
@@ -296,8 +296,7 @@ class AudioEmbedder(nn.Module):
         """`timestamps` piece by piece, of audio that arrives in blocks [B, s]."""
         plan = timestamp_plan(self.sample_rate, window_ms, hop_ms)
         first = 0
-        for features in self._window_features(map(check_waveforms, blocks), plan, self.taps):
-            vectors = self.join(features)
+        for vectors in self._window_vectors(map(check_waveforms, blocks), plan, self.taps):
             yield Timestamps(vectors, _centres(vectors, first, hop_ms))
             first += vectors.shape[1]
 
@@ -332,11 +331,9 @@ class AudioEmbedder(nn.Module):
             found = self.window_features(batch, {*wanted, *self.probe.taps} - {TAGS})
             found[TAGS] = self.probe.tags(self.join(found, self.probe.taps))
             return {tap: found[tap] for tap in wanted}
-        mel = self.frontend(batch.to(self.device, non_blocking=True))  # N M F
-        found = {MEL: mel.mean(-1)} if MEL in wanted else {}
-        inner = {PROBABILITIES.get(tap, tap) for tap in wanted - {MEL}}
-        if inner:
-            found |= self._current.runtime().features(mel, inner)
+        inner = {PROBABILITIES.get(tap, tap) for tap in wanted}
+        batch = batch.to(self.device, non_blocking=True)
+        found = self._current.runtime().features(batch, inner)
         for tap in wanted & PROBABILITIES.keys():
             found[tap] = found[PROBABILITIES[tap]].sigmoid()
         return {tap: found[tap] for tap in wanted}
@@ -351,35 +348,30 @@ class AudioEmbedder(nn.Module):
 
     def _frame_probabilities(self, clock: Clock) -> Iterator[FrameProbabilities]:
         check_detects(self.name, self.spec)
-        chunks = self._window_features(clock, chunk_plan(self.sample_rate), (EVENTS,))
-        return joined((chunk[EVENTS] for chunk in chunks), clock)
+        chunks = self._window_vectors(clock, chunk_plan(self.sample_rate), (EVENTS,))
+        return joined(chunks, clock)
 
-    def _window_features(
+    def _window_vectors(
         self, blocks: Iterable[Tensor], plan: Plan, taps: Sequence[str]
-    ) -> Iterator[dict[str, Tensor]]:
-        """{tap: [B, n, size]} of successive groups of windows; blocks as checked."""
+    ) -> Iterator[Tensor]:
+        """[B, n, D] of successive groups of windows (EVENTS: [B, n, T, D]); blocks as checked."""
         for group in windows.cut(blocks, plan):
             clips, count, width = group.shape
             batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
-            parts = [self.window_features(batch, taps) for batch in batches]
-            joined = {tap: torch.cat([part[tap] for part in parts]) for tap in taps}
-            yield {
-                tap: values.view(clips, count, *values.shape[1:]) for tap, values in joined.items()
-            }
+            parts = [self.join(self.window_features(batch, taps), taps) for batch in batches]
+            vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
+            yield vectors.view(clips, count, *vectors.shape[1:])
 
-    def _clip_features(
+    def _clip_vectors(
         self, blocks: Iterable[Waveforms], taps: Sequence[str], plan: WindowPlan | None = None
-    ) -> dict[str, Tensor]:
-        """{tap: [B, size]}, the mean over the windows of each clip."""
+    ) -> Tensor:
+        """[B, D], the mean over the windows of each clip."""
         plan = plan or scene_plan(self.sample_rate)
-        sums: dict[str, Tensor] = {}
-        count = 0
-        for features in self._window_features(map(check_waveforms, blocks), plan, taps):
-            count += next(iter(features.values())).shape[1]
-            for tap, values in features.items():
-                total = values.double().sum(1)
-                sums[tap] = sums[tap] + total if tap in sums else total
-        return {tap: (total / count).float() for tap, total in sums.items()}
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for vectors in self._window_vectors(map(check_waveforms, blocks), plan, taps):
+            total = total + vectors.double().sum(1)
+            count += vectors.shape[1]
+        return (total / count).float()
 
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         """These features in this order; UnknownTap or BadRequest if that cannot be."""

@@ -176,14 +176,21 @@ def test_threads_share_an_engine() -> None:
         assert distance(ours, model.scene(wave)) < 1e-6
 
 
-def test_clips_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("copies", "expected"),
+    [(4, [("1", "2"), ("1", "2"), ("1", "4")]), (1, [("2", "4"), ("1", "4")])],
+)
+def test_clips_run_side_by_side(
+    copies: int, expected: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_engine, "MAX_COPIES", copies)
     monkeypatch.setattr(openvino_engine, "threads", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    asked: list[str] = []
+    asked: list[tuple[str, str]] = []
     compile_model = openvino_engine.openvino.Core.compile_model
 
     def noted(core: Any, model: Any, device: str, options: dict[str, str]) -> Any:
-        asked.append(options["NUM_STREAMS"])
+        asked.append((options["NUM_STREAMS"], options["INFERENCE_NUM_THREADS"]))
         return compile_model(core, model, device, options)
 
     monkeypatch.setattr(openvino_engine.openvino.Core, "compile_model", noted)
@@ -192,7 +199,23 @@ def test_clips_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     together = model.scene(wave)
     alone = torch.cat([model.scene(clip[None]) for clip in wave])
     assert distance(together, alone) < 1e-6
-    assert asked == ["2", "1"]
+    assert asked == expected
+
+
+def test_threads_side_by_side_have_one_thread_of_torch_each() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with openvino_engine.single_threaded(2) as pool:
+
+            def after_work(size: int) -> int:
+                torch.fft.rfft(torch.zeros(size, 1024))  # large enough to be shared out
+                return torch.get_num_threads()
+
+            assert list(pool.map(after_work, [1000] * 4)) == [1] * 4
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 class TestKeptNetworks:

@@ -11,7 +11,7 @@ cuda           float16 on a card, replayed as CUDA graphs
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from embedder.errors import BadRequest
+from embedder.frontend import MEL, LogMel
 
 log = logging.getLogger(__name__)
 
@@ -28,25 +29,42 @@ CHOICES: Final = ("auto", "eager", "torch", "openvino", "openvino-bf16", "cuda")
 
 
 class Runtime(Protocol):
-    """Runs one backbone; safe to call from several threads."""
+    """Runs one front end and backbone; safe to call from several threads."""
 
     @property
     def name(self) -> str:
         """What runs and how exactly, for logs, cache keys and benchmarks."""
 
-    def features(self, mel: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Normalised log-mel [N, M, F] -> {name: float32}, as `features_by_name` gives them."""
+    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Windows [N, W] where the network lies -> {name: float32}, as `features_of` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """What an engine runs: an eval-mode module with `features_by_name`, and where it lies."""
 
+    frontend: LogMel
     backbone: Any
     device: torch.device
-    bands: int
     frames: tuple[int, ...]  # of the usual windows, for which engines may prepare
     identity: str  # of the weights and the architecture; "" where nothing tells
+
+
+def features_of(
+    mel: Tensor,
+    names: Collection[str],
+    run: Callable[[Tensor, tuple[str, ...]], Sequence[Tensor]],
+) -> dict[str, Tensor]:
+    """Log-mel [N, M, F] -> {name: [N, size]}: MEL is its mean, `run` gives all others in order."""
+    inner = tuple(sorted(set(names) - {MEL}))
+    found = dict(zip(inner, run(mel, inner), strict=True)) if inner else {}
+    return found | {MEL: mel.mean(-1)} if MEL in names else found
+
+
+def outputs_of(backbone: Any, mel: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Log-mel [N, M, F] -> what a backbone makes of it, in the order of the names."""
+    found = backbone.features_by_name(mel, names)
+    return tuple(found[name] for name in names)
 
 
 def choose(choice: str, device: torch.device) -> str:

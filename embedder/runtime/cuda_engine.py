@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from embedder.frame_mn import FrameMN
-from embedder.runtime import Network
+from embedder.runtime import Network, features_of, outputs_of
 from embedder.runtime.folding import folded
 
 # Batches are filled up to the next of these, so that few graphs are captured.
@@ -36,7 +36,7 @@ class Captured(NamedTuple):
 
     graph: torch.cuda.CUDAGraph
     mel: Tensor
-    outputs: list[Tensor]
+    outputs: tuple[Tensor, ...]
 
 
 class CUDARuntime:
@@ -47,24 +47,27 @@ class CUDARuntime:
 
     def __init__(self, network: Network) -> None:
         self.name = "cuda f16"
+        self._frontend = network.frontend
         self._backbone = halved(network.backbone)
         self._frames = network.frames
         self._captured: dict[Shape, Captured] = {}
         self._lock = threading.Lock()  # a graph has one input
 
     @torch.inference_mode()
-    def features(self, mel: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Normalised log-mel [N, M, F] on the card -> {name: float32}."""
-        chosen = tuple(sorted(names))
+    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """[N, W] on the card -> {name: float32}."""
+        return features_of(self._frontend(windows), names, self._run_all)
+
+    def _run_all(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         clips = min(SIZES[-1], max(1, RUN_FRAMES // mel.shape[2]))
         with self._lock, torch.cuda.device(mel.device):
-            found = [self._run(part, chosen) for part in torch.split(mel.half(), clips)]
-        return {name: torch.cat(values) for name, *values in zip(chosen, *found, strict=True)}
+            found = [self._run(part, names) for part in torch.split(mel.half(), clips)]
+        return [torch.cat(outputs) for outputs in zip(*found, strict=True)]
 
     def _run(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         clips, _, frames = mel.shape
         if frames not in self._frames:
-            return [output.float() for output in self._outputs(mel, names)]
+            return [output.float() for output in outputs_of(self._backbone, mel, names)]
         shape = Shape(names, next(size for size in SIZES if size >= clips), frames)
         if shape not in self._captured:
             self._captured[shape] = self._capture(shape, mel)
@@ -73,21 +76,17 @@ class CUDARuntime:
         captured.graph.replay()
         return [output[:clips].to(torch.float32, copy=True) for output in captured.outputs]
 
-    def _outputs(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
-        features = self._backbone.features_by_name(mel, names)
-        return [features[name] for name in names]
-
     def _capture(self, shape: Shape, like: Tensor) -> Captured:
         mel = like.new_zeros(shape.clips, like.shape[1], shape.frames)
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(_WARM_UP):
-                self._outputs(mel, shape.names)
+                outputs_of(self._backbone, mel, shape.names)
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs = self._outputs(mel, shape.names)
+            outputs = outputs_of(self._backbone, mel, shape.names)
         return Captured(graph, mel, outputs)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 import torch
 
+from embedder.frontend import LogMel
 from embedder.runtime import Network, Runtime, create
+
+_version_of: Final = attrgetter("_version")
 
 
 class _State(NamedTuple):
@@ -18,10 +22,10 @@ class _State(NamedTuple):
 class Current:
     """Makes a backbone's engine at its first use, and anew when weights or device have changed."""
 
-    def __init__(self, backbone: Any, bands: int, frames: tuple[int, ...]) -> None:
+    def __init__(self, frontend: LogMel, backbone: Any, frames: tuple[int, ...]) -> None:
         self.choice = "eager"
+        self._frontend = frontend
         self._backbone = backbone
-        self._bands = bands
         self._frames = frames
         self._weights = tuple(backbone.parameters())
         self._identity = ""
@@ -38,12 +42,12 @@ class Current:
         state = _State(self.choice, self._weights[0].device, self._version())
         if self._made is None or self._made[0] != state:
             identity = self._identity if state.version == self._identified else ""
-            network = Network(self._backbone, state.device, self._bands, self._frames, identity)
+            network = Network(self._frontend, self._backbone, state.device, self._frames, identity)
             self._made = (state, create(self.choice, network))
         return self._made[1]
 
     def _version(self) -> int:
-        return sum(weight._version for weight in self._weights)
+        return sum(map(_version_of, self._weights))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies make an engine of their own."""

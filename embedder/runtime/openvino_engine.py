@@ -13,13 +13,14 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,7 +29,8 @@ from embedder import __version__
 from embedder.allocator import keep_freed_memory
 from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
-from embedder.runtime import Network
+from embedder.frontend import MEL
+from embedder.runtime import Network, features_of, outputs_of
 from embedder.runtime.folding import folded
 from embedder.threads import threads
 
@@ -46,6 +48,8 @@ RUN_FRAMES: Final = 1024
 # A dynamic network's windows run together from so many on, and else one by one.
 MANY: Final = 16
 ANY: Final = -1
+# Networks that are compiled several times, each for some of the threads.
+MAX_COPIES: Final = 4
 
 
 class Graph(NamedTuple):
@@ -66,25 +70,48 @@ class OpenVINORuntime:
         self._precision = precision
         self._core = openvino.Core()
         self._threads = min(threads(), torch.get_num_threads())
-        self._streams = ThreadPoolExecutor(self._threads, "openvino")
-        self._compiled: dict[tuple[Graph, int], Any] = {}
+        self._pool = single_threaded(self._threads)
+        self._under_way = 0  # parts of all calls
+        self._requests: dict[tuple[Graph, int], LifoQueue[Any]] = {}
         self._lock = threading.Lock()
-        self._own = threading.local()  # an infer request belongs to one thread
 
-    def features(self, mel: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Normalised log-mel [N, M, F] -> {name: float32}."""
-        clips, _, frames = mel.shape
-        graph = self._plan(tuple(sorted(names)), clips, frames)
+    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """[N, W] -> {name: float32}.
+
+        Where there are several parts, they run side by side from the waveform on: threads that
+        share a part wait for each other.
+        """
+        frames = self._network.frontend.n_frames(windows.shape[1])
+        graph = self._plan(tuple(sorted(set(names) - {MEL})), len(windows), frames)
         at_once = max(1, RUN_FRAMES // frames) if graph.clips == ANY else graph.clips
-        found = self._run_all(torch.split(mel, at_once), graph)
-        return {name: torch.cat(parts) for name, *parts in zip(graph.names, *found, strict=True)}
+        parts = torch.split(windows, at_once)
+        with self._side_by_side(len(parts)) as streams:
+            each = map if streams == 1 else self._pool.map
+            # One step after the other: what a step needs stays in the caches.
+            mels = list(each(self._network.frontend, parts))
+            run = partial(self._features, names=names, graph=graph, streams=streams)
+            found = list(each(run, mels))
+        if len(found) == 1:
+            return found[0]
+        return {name: torch.cat([part[name] for part in found]) for name in names}
 
-    def _run_all(self, parts: Sequence[Tensor], graph: Graph) -> list[list[Tensor]]:
-        """Side by side where there are several: threads that share a part wait for each other."""
-        streams = 2 ** int(math.log2(min(len(parts), self._threads)))
-        if streams == 1:
-            return [self._run(part, graph, streams) for part in parts]
-        return list(self._streams.map(partial(self._run, graph=graph, streams=streams), parts))
+    @contextmanager
+    def _side_by_side(self, parts: int) -> Iterator[int]:
+        """How many runs share the threads while so many more parts are under way."""
+        with self._lock:
+            self._under_way += parts
+            streams = 2 ** int(math.log2(min(self._under_way, self._threads)))
+        try:
+            yield streams
+        finally:
+            with self._lock:
+                self._under_way -= parts
+
+    @torch.inference_mode()  # of whichever thread this is
+    def _features(
+        self, mel: Tensor, names: Collection[str], graph: Graph, streams: int
+    ) -> dict[str, Tensor]:
+        return features_of(mel, names, lambda mel, _: self._run(mel, graph, streams))
 
     def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> Graph:
         """Of fixed shape where that pays: 7 % for static networks, half for mixed kernels."""
@@ -100,30 +127,43 @@ class OpenVINORuntime:
         clips = len(mel)
         if clips < graph.clips:
             mel = functional.pad(mel, (0, 0, 0, 0, 0, graph.clips - clips))
-        request = self._request(graph, streams)
-        request.infer([np.ascontiguousarray(mel.numpy())], share_inputs=True)
-        outputs = (request.get_output_tensor(number).data for number in range(len(graph.names)))
-        return [torch.from_numpy(output[:clips].copy()) for output in outputs]
+        with self._borrowed(graph, streams) as request:
+            request.infer([mel.numpy()], share_inputs=True)
+            outputs = map(request.get_output_tensor, range(len(graph.names)))
+            return [torch.from_numpy(output.data[:clips].copy()) for output in outputs]
 
-    def _request(self, graph: Graph, streams: int) -> Any:
-        requests: dict[tuple[Graph, int], Any] = self._own.__dict__.setdefault("requests", {})
-        key = (graph, streams)
-        if key not in requests:
-            with self._lock:
-                if key not in self._compiled:
-                    self._compiled[key] = self._compile(graph, streams)
-            requests[key] = self._compiled[key].create_infer_request()
-        return requests[key]
+    @contextmanager
+    def _borrowed(self, graph: Graph, streams: int) -> Iterator[Any]:
+        """One of as many infer requests as run side by side; whoever comes too late waits."""
+        with self._lock:
+            if (graph, streams) not in self._requests:
+                self._requests[graph, streams] = self._new_requests(graph, streams)
+            requests = self._requests[graph, streams]
+        request = requests.get()
+        try:
+            yield request
+        finally:
+            requests.put(request)
 
-    def _compile(self, graph: Graph, streams: int) -> Any:
-        """For so many runs at a time, which share the threads evenly."""
+    def _new_requests(self, graph: Graph, streams: int) -> LifoQueue[Any]:
+        """Each of a compiled network of its own, if they are few.
+
+        Such a network runs in the thread that asks. One with several streams hands every clip to
+        a thread of its own, which takes a tenth longer, but holds its weights once.
+        """
+        copies = streams if streams <= MAX_COPIES else 1
         options = {
-            "NUM_STREAMS": str(streams),
+            "NUM_STREAMS": str(streams // copies),
             "INFERENCE_PRECISION_HINT": self._precision,
             "ENABLE_CPU_PINNING": "NO",  # several processes would choose the same cores
-            "INFERENCE_NUM_THREADS": str(self._threads),
+            "INFERENCE_NUM_THREADS": str(self._threads // copies),
         }
-        return self._core.compile_model(self._model(graph), "CPU", options)
+        model = self._model(graph)
+        compiled = [self._core.compile_model(model, "CPU", options) for _ in range(copies)]
+        requests: LifoQueue[Any] = LifoQueue()
+        for number in range(streams):
+            requests.put(compiled[number % copies].create_infer_request())
+        return requests
 
     def _model(self, graph: Graph) -> Any:
         """The converted network, from disk where an earlier process left it."""
@@ -149,17 +189,35 @@ class OpenVINORuntime:
         return cache_dir() / "openvino" / f"{digest}.xml"
 
 
+def single_threaded(count: int) -> ThreadPoolExecutor:
+    """Threads within which torch uses one thread each, and as many as before everywhere else."""
+    all_threads = torch.get_num_threads()
+    started = threading.Barrier(count + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # which would take the others' number later, at the first need
+        torch.set_num_threads(1)  # of this thread; of new ones too, until it is set again
+        started.wait()
+
+    pool = ThreadPoolExecutor(count, "openvino", start)
+    for _ in range(count):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(all_threads)
+    return pool
+
+
 def convert(network: Network, graph: Graph) -> Any:
     """An OpenVINO model of the named features: [N, M, F] -> one output a name."""
     clips = 2 if graph.clips == ANY else graph.clips
     frames = min(network.frames) if graph.frames == ANY else graph.frames
-    example = torch.zeros(clips, network.bands, frames)
+    bands = network.frontend.config.n_mels
+    example = torch.zeros(clips, bands, frames)
     backbone = folded(network.backbone)
 
     def selected(mel: Tensor) -> tuple[Tensor, ...]:
         """Of a function weights are traced as constants, twice as fast as a module's."""
-        features = backbone.features_by_name(mel, graph.names)
-        return tuple(features[name] for name in graph.names)
+        return outputs_of(backbone, mel, graph.names)
 
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         # Tracing is deprecated in favour of torch.export, which takes a minute here.
@@ -170,7 +228,7 @@ def convert(network: Network, graph: Graph) -> Any:
         decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
-    shape = [graph.clips, network.bands, graph.frames]
+    shape = [graph.clips, bands, graph.frames]
     model.reshape({model.inputs[0]: openvino.PartialShape(shape)})
     return model
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from embedder.runtime import Network
+from embedder.runtime import Network, features_of, outputs_of
 from embedder.runtime.folding import folded
 
 
@@ -16,18 +17,19 @@ class EagerRuntime:
 
     def __init__(self, network: Network) -> None:
         self.name = f"eager {network.device.type} f32"
+        self._frontend = network.frontend
         self._backbone = network.backbone
 
     @torch.inference_mode()
-    def features(self, mel: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Normalised log-mel [N, M, F] -> {name: float32}."""
-        found: dict[str, Tensor] = self._backbone.features_by_name(mel, names)
-        return found
+    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """[N, W] -> {name: float32}."""
+        return features_of(self._frontend(windows), names, partial(outputs_of, self._backbone))
 
 
 class TorchRuntime(EagerRuntime):
     """A folded copy of the backbone, on the backbone's device."""
 
     def __init__(self, network: Network) -> None:
+        super().__init__(network)
         self.name = f"torch {network.device.type} f32"
         self._backbone = folded(network.backbone)

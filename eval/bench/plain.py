@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from embedder.dymn import DynamicBlock, Forms
 from embedder.dynamic import DynamicConv, Form
-from embedder.frontend import PREEMPHASIS, LogMel, mel_bank
-from embedder.model import MEL, AudioEmbedder
+from embedder.frontend import MEL, PREEMPHASIS, LogMel, mel_bank
+from embedder.model import AudioEmbedder
 from embedder.windows import timestamp_plan
 
 
