@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from asyncio import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
 from embedder.libav import DecodeLimits
-from service.decode_worker import FAILED, JOB, READY, REPLY, SHA256_BYTES
+from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
 
 START_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 2.0  # beyond the decoder's own clock, for a parser that hangs
@@ -38,7 +39,7 @@ class DecoderDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Samples [S], float32, read-only, and the SHA-256 of their bytes."""
+    """Samples [S], float32, and the SHA-256 of their bytes."""
 
     samples: NDArray[np.float32]
     sha256: bytes
@@ -52,16 +53,19 @@ def decoder_version(limits: DecodeLimits) -> str:
 class Decoder:
     """One child process."""
 
-    def __init__(self, process: subprocess.Process) -> None:
+    def __init__(self, process: subprocess.Process, shared: int) -> None:
         self.process = process
         self.jobs = 0
+        self._shared = shared
 
     @classmethod
     async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
         """A child that has loaded all it needs; it knows nothing of this server's environment."""
+        shared = _shared_memory()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service.decode_worker"),
-            json.dumps({**asdict(limits), "memory": memory}),
+            json.dumps({**asdict(limits), "memory": memory, "shared": shared}),
+            pass_fds=[shared],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             limit=_PIPE_BUFFER,
@@ -72,9 +76,9 @@ class Decoder:
                 "OMP_NUM_THREADS": "1",
             },
         )
-        decoder = cls(process)
+        decoder = cls(process, shared)
         try:
-            kind, _ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
+            kind, *_ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
             assert kind == READY
         except BaseException:
             await decoder.stop()
@@ -89,12 +93,7 @@ class Decoder:
     async def run(self, upload: bytes, sample_rate: int, seconds: float | None) -> Decoded:
         """Decode; DecoderDied if the child does not survive it."""
         self.jobs += 1
-        kind, body = await asyncio.wait_for(self._ask(upload, sample_rate), seconds)
-        if kind == FAILED:
-            name, message = json.loads(body)
-            raise _ERRORS.get(name, BadAudio)(message)
-        samples = np.frombuffer(body, "<f4", offset=SHA256_BYTES)
-        return Decoded(samples, body[:SHA256_BYTES])
+        return await asyncio.wait_for(self._run(upload, sample_rate), seconds)
 
     async def stop(self) -> None:
         """End the child, whatever it does."""
@@ -103,24 +102,60 @@ class Decoder:
         await self.process.wait()
         assert self.process.stdin
         self.process.stdin.close()
+        if self._shared >= 0:
+            os.close(self._shared)
+            self._shared = -1
 
-    async def _ask(self, upload: bytes, sample_rate: int) -> tuple[int, bytes]:
+    async def _run(self, upload: bytes, sample_rate: int) -> Decoded:
+        await self._send(upload, sample_rate)
+        kind, body = await self._reply()
+        if kind == FAILED:
+            name, message = json.loads(body)
+            raise _ERRORS.get(name, BadAudio)(message)
+        sha256, size = DECODED.unpack(body)
+        return Decoded(await self._samples(size), sha256)
+
+    async def _send(self, upload: bytes, sample_rate: int) -> None:
         assert self.process.stdin
+        header = JOB.pack(sample_rate, len(upload))
         try:
-            self.process.stdin.write(JOB.pack(sample_rate, len(upload)))
-            self.process.stdin.write(upload)
+            if len(upload) <= SHARED_BYTES:
+                os.pwrite(self._shared, upload, 0)
+                self.process.stdin.write(header)
+            else:
+                self.process.stdin.writelines([header, upload])
             await self.process.stdin.drain()
         except ConnectionError as error:
             raise DecoderDied from error
-        return await self._reply()
 
     async def _reply(self) -> tuple[int, bytes]:
+        kind, length = REPLY.unpack(await self._read(REPLY.size))
+        return kind, await self._read(length)
+
+    async def _samples(self, size: int) -> NDArray[np.float32]:
+        if size > SHARED_BYTES:
+            return np.frombuffer(await self._read(size), "<f4")
+        samples = np.empty(size // 4, "<f4")  # a copy: the next job is written over it
+        os.preadv(self._shared, [samples.data], 0)
+        return samples
+
+    async def _read(self, size: int) -> bytes:
         assert self.process.stdout
         try:
-            kind, length = REPLY.unpack(await self.process.stdout.readexactly(REPLY.size))
-            return kind, await self.process.stdout.readexactly(length)
+            return await self.process.stdout.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise DecoderDied from error
+
+
+def _shared_memory() -> int:
+    """A file descriptor of so much memory, of which only what is written takes any."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("decoded")
+    else:
+        with tempfile.TemporaryFile() as named_nowhere:
+            file = os.dup(named_nowhere.fileno())
+    os.ftruncate(file, SHARED_BYTES)
+    return file
 
 
 class DecoderPool:

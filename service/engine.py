@@ -175,7 +175,8 @@ async def _windows(
     samples: NDArray[np.float32], task: ResolvedTask, batch_samples: int
 ) -> AsyncIterator[Tensor]:
     """The windows of a clip [S], some [n, W] at a time, each small enough for one batch."""
-    wave = torch.tensor(samples)[None]  # a copy: torch takes no read-only array
+    # Torch takes no read-only array, such as a long clip's.
+    wave = torch.from_numpy(samples if samples.flags.writeable else samples.copy())[None]
     if task.whole(samples.size):
         yield wave
         return

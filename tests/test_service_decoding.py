@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from embedder.audio import HTTP_LIMITS
 from embedder.errors import AudioTooLarge, BadAudio
+from service.decode_worker import SHARED_BYTES
 from service.decoding import DecoderPool
 from tests.service_kit import RATE, decoder_pids, eventually, wav
 
@@ -62,6 +64,32 @@ async def test_a_file_that_kills_its_decoder_twice_is_to_blame() -> None:
         assert (await pool.decode(CLIP, RATE)).samples.size == RATE
     finally:
         killer.cancel()
+        await pool.close()
+
+
+async def test_shared_memory_and_pipe_give_the_same() -> None:
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+    await pool.start()
+    try:
+        short, long = wav(RATE), wav(300 * RATE)  # 19 MB of samples
+        found = [await pool.decode(data, RATE) for data in (short, long, short)]
+        for decoded, seconds in zip(found, (1, 300, 1), strict=True):
+            assert decoded.samples.size == seconds * RATE
+            assert decoded.sha256 == hashlib.sha256(decoded.samples).digest()
+        assert (found[0].samples == found[2].samples).all()
+        assert found[0].samples.any()
+    finally:
+        await pool.close()
+
+
+async def test_an_upload_larger_than_the_shared_memory_is_decoded_too() -> None:
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+    await pool.start()
+    try:
+        upload = wav(550 * RATE)
+        assert len(upload) > SHARED_BYTES
+        assert (await pool.decode(upload, RATE)).samples.size == 550 * RATE
+    finally:
         await pool.close()
 
 
