@@ -1,6 +1,6 @@
 """Equal-length windows of different requests go through the network together.
 
-One batcher a model; batchers of one device share its thread. While the device computes, jobs
+One batcher a model; batchers of one device share its threads. While the device computes, jobs
 gather; when it is free, the group with the oldest job goes next. It waits to grow only while
 other requests are known to be on their way (`expecting`), so a lone request never waits.
 
@@ -39,11 +39,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """`max_samples` in one batch, `max_wait` seconds to fill it, `max_queue` jobs waiting."""
+    """`max_samples` in one batch, `max_wait` seconds to fill it, `max_queue` jobs waiting.
+
+    With `in_flight` batches at a time, the next one uses what the end of another leaves idle.
+    """
 
     max_samples: int
     max_wait: float
     max_queue: int
+    in_flight: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -78,19 +82,20 @@ class Batcher:
         self._groups: dict[Group, deque[Job]] = {}
         self._expected = 0
         self._changed = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._open = False
         self._seconds_per_sample = 0.0
 
     def start(self) -> None:
         """Begin to work; within a running event loop."""
-        self._worker = asyncio.create_task(self._work())
+        self._open = True
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self.limits.in_flight)]
 
     async def close(self) -> None:
-        """Stop after the batch in progress; what still waits fails with NotReady."""
-        worker, self._worker = self._worker, None
+        """Stop after the batches in progress; what still waits fails with NotReady."""
+        self._open = False
         self._changed.set()
-        if worker is not None:
-            await worker
+        await asyncio.gather(*self._workers)
         for job in (job for group in self._groups.values() for job in group):
             if not job.reply.done():
                 job.reply.set_exception(NotReady("the server is stopping; ask another one"))
@@ -99,7 +104,7 @@ class Batcher:
     @property
     def alive(self) -> bool:
         """Whether jobs are being worked on."""
-        return self._worker is not None and not self._worker.done()
+        return self._open and not any(worker.done() for worker in self._workers)
 
     @property
     def waiting(self) -> int:
@@ -110,7 +115,7 @@ class Batcher:
     def backlog_seconds(self) -> float:
         """About how long what waits will take."""
         samples = sum(job.samples for group in self._groups.values() for job in group)
-        return samples * self._seconds_per_sample
+        return samples * self._seconds_per_sample / self.limits.in_flight
 
     @contextmanager
     def expecting(self) -> Iterator[Callable[[], None]]:
@@ -167,7 +172,7 @@ class Batcher:
 
     async def _collect(self) -> list[Job]:
         """The next batch; empty when the batcher closes."""
-        while self._worker is not None:
+        while self._open:
             self._changed.clear()
             self._forget_cancelled()
             if not self._groups:
@@ -208,7 +213,7 @@ class Batcher:
         }
 
     def _results(self, batch: list[Job]) -> list[Features | Exception]:
-        """Each job's features or its own error. Runs in the device's thread."""
+        """Each job's features or its own error. Runs in a thread of the device."""
         try:
             return self._forward(batch)
         except Exception as error:
@@ -219,7 +224,8 @@ class Batcher:
             return [result for job in batch for result in self._results([job])]
 
     def _forward(self, batch: list[Job]) -> list[Features | Exception]:
-        windows = torch.cat([job.windows for job in batch])  # N W
+        # NumPy's copy takes one thread; torch would wake others for it.
+        windows = torch.from_numpy(np.concatenate([job.windows.numpy() for job in batch]))  # N W
         found = self._run(windows, batch[0].taps)
         arrays = {tap: values.cpu().numpy() for tap, values in found.items()}  # N D
         results: list[Features | Exception] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import secrets
@@ -26,6 +27,7 @@ from service.settings import Settings
 NUMERICS_VERSION: Final = 1
 _CPU_BATCH_SECONDS: Final = 80.0  # eight clips of 10 s are fastest; caches overflow beyond
 _GPU_BATCH_SECONDS: Final = 320.0
+_CPU_IN_FLIGHT: Final = 2  # log-mels and the last clips of one leave cores to the other
 _RETRY_SECONDS: Final = 10.0
 _log = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ class Models:
         model = await asyncio.to_thread(self._read, name)
         limits = self._batch_limits(model)
         executor = self._executors.setdefault(
-            model.device, ThreadPoolExecutor(1, f"device-{model.device}")
+            model.device, ThreadPoolExecutor(limits.in_flight, f"device-{model.device}")
         )
         batcher = Batcher(model.window_features, executor, limits, self._observe)
         batcher.start()
@@ -176,9 +178,13 @@ class Models:
         settings = self._settings
         torch.set_num_threads(settings.threads_of_worker)
         weights = settings.weights if name == self.default else None
-        return AudioEmbedder.load(
+        model = AudioEmbedder.load(
             source, weights=weights, device=settings.device, runtime=settings.runtime
         )
+        # What is there now stays: the collector would walk through all of it every few requests.
+        gc.collect()
+        gc.freeze()
+        return model
 
     def _batch_limits(self, model: WindowModel) -> BatchLimits:
         settings = self._settings
@@ -190,6 +196,7 @@ class Models:
             max_samples=round(seconds * model.sample_rate),
             max_wait=settings.max_wait_ms / 1000,
             max_queue=settings.max_requests,
+            in_flight=min(_CPU_IN_FLIGHT, settings.threads_of_worker) if on_cpu else 1,
         )
 
 

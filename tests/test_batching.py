@@ -27,10 +27,15 @@ def anyio_backend() -> str:
 
 @asynccontextmanager
 async def batching(
-    run: Run, max_samples: int = 1000, max_wait: float = 0, max_queue: int = 100
+    run: Run,
+    max_samples: int = 1000,
+    max_wait: float = 0,
+    max_queue: int = 100,
+    in_flight: int = 1,
 ) -> AsyncIterator[Batcher]:
-    with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(run, executor, BatchLimits(max_samples, max_wait, max_queue))
+    limits = BatchLimits(max_samples, max_wait, max_queue, in_flight)
+    with ThreadPoolExecutor(in_flight) as executor:
+        batcher = Batcher(run, executor, limits)
         batcher.start()
         try:
             yield batcher
@@ -90,6 +95,22 @@ async def test_a_batch_holds_no_more_than_its_limit_but_always_one_job() -> None
         model.may_run.set()
         await asyncio.gather(*jobs)
     assert model.batches[1:] == [(2, 100), (2, 100), (1, 100), (9, 100)]
+
+
+async def test_so_many_batches_are_in_flight_and_no_more() -> None:
+    model = FakeModel()
+    async with batching(model.window_features, in_flight=2) as batcher:
+        first = await blocked(model, batcher)
+        second = asyncio.ensure_future(batcher.submit(windows(1), MEL))
+        await eventually(lambda: model.calls == 2)
+        third = asyncio.ensure_future(batcher.submit(windows(2), MEL))
+        await eventually(lambda: batcher.waiting == 1)
+        await asyncio.sleep(0.05)
+        assert model.calls == 2
+        model.may_run.set()
+        await asyncio.gather(first, second, third)
+    assert model.calls == 3
+    assert not batcher.alive
 
 
 async def test_one_failing_item_fails_only_itself_and_the_worker_lives_on() -> None:
