@@ -202,6 +202,14 @@ def test_clips_run_side_by_side(
     assert asked == expected
 
 
+def test_first_runs_of_several_threads_do_not_block_each_other() -> None:
+    """Without the look-up in the engine's module, five of six such processes never end."""
+    found = subprocess.run(
+        [sys.executable, "-c", FIRST_RUNS], capture_output=True, text=True, timeout=120
+    )
+    assert found.stdout == "done\n", found.stderr
+
+
 def test_threads_side_by_side_have_one_thread_of_torch_each() -> None:
     before = torch.get_num_threads()
     try:
@@ -216,6 +224,25 @@ def test_threads_side_by_side_have_one_thread_of_torch_each() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+FIRST_RUNS = """
+import sys, threading
+import embedder.runtime.openvino_engine as engine
+sys.setswitchinterval(1e-6)
+start = threading.Barrier(16)
+
+def run():
+    start.wait()
+    engine.openvino.Type.f32.to_dtype()
+
+threads = [threading.Thread(target=run) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done")
+"""
 
 
 class TestKeptNetworks:

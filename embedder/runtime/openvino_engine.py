@@ -41,6 +41,10 @@ import openvino  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: E402
 
+# NumPy's types are looked up at the first need of one. Threads that need one at the same time wait
+# for each other for ever (pybind11's fault, within OpenVINO); this module is imported by one alone.
+openvino.Type.f32.to_dtype()
+
 log = logging.getLogger(__name__)
 
 # Frames that one run takes: the maps of more do not stay in the caches.
