@@ -90,9 +90,11 @@ class OpenVINORuntime:
         at_once = max(1, RUN_FRAMES // frames) if graph.clips == ANY else graph.clips
         parts = torch.split(windows, at_once)
         with self._side_by_side(len(parts)) as streams:
-            each = map if streams == 1 else self._pool.map
-            # One step after the other: what a step needs stays in the caches.
+            # One step after the other: what a step needs stays in the caches. A lone log-mel is
+            # one thread's work too: several of torch's would be in the way of the network's.
+            each = map if self._threads == 1 else self._pool.map
             mels = list(each(self._network.frontend, parts))
+            each = map if streams == 1 else self._pool.map
             run = partial(self._features, names=names, graph=graph, streams=streams)
             found = list(each(run, mels))
         if len(found) == 1:
