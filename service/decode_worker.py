@@ -4,7 +4,7 @@ One job after another over stdin and stdout, each a header and a body. Audio goe
 that both sides share, which is cheaper than a pipe, or after the body where it does not fit in:
 
     job      sample rate, length    (the encoded audio)
-    reply    kind, length           OK: SHA-256 of the samples and their length in bytes
+    reply    kind, length           OK: fingerprint of the samples and their length in bytes
                                     (then the samples, float32)
                                     FAILED: JSON [error class, message]
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
 import logging
@@ -35,6 +34,7 @@ from embedder.allocator import keep_freed_memory
 from embedder.audio import load_audio
 from embedder.errors import AudioTooLarge, EmbedderError
 from embedder.libav import DecodeLimits
+from service.cache import fingerprint
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -56,7 +56,7 @@ def decode(upload: bytes, sample_rate: int, limits: DecodeLimits) -> tuple[int, 
         message = "decoding takes more memory than there is; send a shorter clip"
         return FAILED, json.dumps([AudioTooLarge.__name__, message]).encode(), b""
     raw = samples.data.cast("B")
-    return OK, DECODED.pack(hashlib.sha256(raw).digest(), len(raw)), raw
+    return OK, DECODED.pack(fingerprint(raw), len(raw)), raw
 
 
 def confine(memory: int) -> None:
@@ -121,7 +121,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     memory, file = given.pop("memory"), given.pop("shared")
     shared = mmap.mmap(file, SHARED_BYTES)
-    os.close(file)  # nobody can make it shorter
+    os.close(file)
     limits = DecodeLimits(**given)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not reach the replies

@@ -6,8 +6,10 @@ One job at a time each, so that a death has one cause. The event loop only copie
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
+import mmap
 import os
 import sys
 import tempfile
@@ -39,10 +41,10 @@ class DecoderDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Samples [S], float32, and the SHA-256 of their bytes."""
+    """Samples [S], float32, and the fingerprint of their bytes."""
 
     samples: NDArray[np.float32]
-    sha256: bytes
+    fingerprint: bytes
 
 
 def decoder_version(limits: DecodeLimits) -> str:
@@ -53,7 +55,7 @@ def decoder_version(limits: DecodeLimits) -> str:
 class Decoder:
     """One child process."""
 
-    def __init__(self, process: subprocess.Process, shared: int) -> None:
+    def __init__(self, process: subprocess.Process, shared: mmap.mmap) -> None:
         self.process = process
         self.jobs = 0
         self._shared = shared
@@ -61,21 +63,25 @@ class Decoder:
     @classmethod
     async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
         """A child that has loaded all it needs; it knows nothing of this server's environment."""
-        shared = _shared_memory()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service.decode_worker"),
-            json.dumps({**asdict(limits), "memory": memory, "shared": shared}),
-            pass_fds=[shared],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            limit=_PIPE_BUFFER,
-            env={
-                "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-                "PATH": os.defpath,
-                "OPENBLAS_NUM_THREADS": "1",
-                "OMP_NUM_THREADS": "1",
-            },
-        )
+        file = _shared_file()
+        try:
+            shared = mmap.mmap(file, SHARED_BYTES)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "service.decode_worker"),
+                json.dumps({**asdict(limits), "memory": memory, "shared": file}),
+                pass_fds=[file],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                limit=_PIPE_BUFFER,
+                env={
+                    "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+                    "PATH": os.defpath,
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "OMP_NUM_THREADS": "1",
+                },
+            )
+        finally:
+            os.close(file)
         decoder = cls(process, shared)
         try:
             kind, *_ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
@@ -102,9 +108,7 @@ class Decoder:
         await self.process.wait()
         assert self.process.stdin
         self.process.stdin.close()
-        if self._shared >= 0:
-            os.close(self._shared)
-            self._shared = -1
+        self._shared.close()
 
     async def _run(self, upload: bytes, sample_rate: int) -> Decoded:
         await self._send(upload, sample_rate)
@@ -112,15 +116,15 @@ class Decoder:
         if kind == FAILED:
             name, message = json.loads(body)
             raise _ERRORS.get(name, BadAudio)(message)
-        sha256, size = DECODED.unpack(body)
-        return Decoded(await self._samples(size), sha256)
+        fingerprint, size = DECODED.unpack(body)
+        return Decoded(await self._samples(size), fingerprint)
 
     async def _send(self, upload: bytes, sample_rate: int) -> None:
         assert self.process.stdin
         header = JOB.pack(sample_rate, len(upload))
         try:
             if len(upload) <= SHARED_BYTES:
-                os.pwrite(self._shared, upload, 0)
+                self._shared[: len(upload)] = upload
                 self.process.stdin.write(header)
             else:
                 self.process.stdin.writelines([header, upload])
@@ -135,9 +139,8 @@ class Decoder:
     async def _samples(self, size: int) -> NDArray[np.float32]:
         if size > SHARED_BYTES:
             return np.frombuffer(await self._read(size), "<f4")
-        samples = np.empty(size // 4, "<f4")  # a copy: the next job is written over it
-        os.preadv(self._shared, [samples.data], 0)
-        return samples
+        # A copy: the next job is written over it.
+        return np.copy(np.frombuffer(self._shared, np.float32, size // 4))
 
     async def _read(self, size: int) -> bytes:
         assert self.process.stdout
@@ -147,13 +150,16 @@ class Decoder:
             raise DecoderDied from error
 
 
-def _shared_memory() -> int:
+def _shared_file() -> int:
     """A file descriptor of so much memory, of which only what is written takes any."""
     if hasattr(os, "memfd_create"):
-        file = os.memfd_create("decoded")
-    else:
-        with tempfile.TemporaryFile() as named_nowhere:
-            file = os.dup(named_nowhere.fileno())
+        file = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(file, SHARED_BYTES)
+        # Whatever takes over the child could end this process by making the file shorter.
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        return file
+    with tempfile.TemporaryFile() as named_nowhere:
+        file = os.dup(named_nowhere.fileno())
     os.ftruncate(file, SHARED_BYTES)
     return file
 

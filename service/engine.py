@@ -6,7 +6,6 @@ Axes: S samples, n windows, W samples a window, D values.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import struct
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -33,7 +32,7 @@ from service.settings import Settings
 from service.tasks import Answer, CacheState, ResolvedTask, Task, Upload
 
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
-_PCM: Final = struct.Struct("<32sQ")  # SHA-256 and number of samples
+_PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
 _SAMPLE_BYTES: Final = 4
 
 
@@ -67,10 +66,10 @@ class Engine:
         if task.window_ms is not None and task.window_ms > longest:
             raise BadRequest(f"window_ms is {task.window_ms:g}; choose up to {longest:g}")
         if len(data) <= _HASH_ON_LOOP:
-            hashed = hashlib.sha256(data)
+            fingerprint = cache.fingerprint(data)
         else:
-            hashed = await asyncio.to_thread(hashlib.sha256, data)
-        return Upload(data, hashed.digest(), served, task.resolved(served))
+            fingerprint = await asyncio.to_thread(cache.fingerprint, data)
+        return Upload(data, fingerprint, served, task.resolved(served))
 
     async def answer(self, data: bytes, model: str | None, task: Task) -> Answer:
         """From the cache, or computed."""
@@ -89,17 +88,22 @@ class Engine:
             pcm = cache.decode(await self.cache.get(self._upload_key(upload)) or b"")
             if pcm is None or pcm.nbytes != _PCM.size:
                 return "miss"
-            sha256, samples = _PCM.unpack(pcm.tobytes())
-            values = cache.decode(await self.cache.get(_result_key(sha256, upload)) or b"")
+            fingerprint, samples = _PCM.unpack(pcm.tobytes())
+            values = await self._result(fingerprint, upload)
         except Unavailable:
             return "bypass"
-        if values is None or values.dtype != np.float32:
+        if values is None:
             return "miss"
         return Answer(upload.served, upload.task, values, samples, "hit")
 
+    async def _result(self, samples: bytes, upload: Upload) -> NDArray[np.float32] | None:
+        """What is known of samples with this fingerprint; Unavailable if the cache is."""
+        values = cache.decode(await self.cache.get(_result_key(samples, upload)) or b"")
+        return None if values is None or values.dtype != np.float32 else values
+
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
         """The answer by decoding and inference; identical uploads at one time share one."""
-        key = (upload.sha256, upload.served.identity, upload.task)
+        key = (upload.fingerprint, upload.served.identity, upload.task)
         return await self._flights.join(key, lambda: self._compute(upload, state))
 
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
@@ -114,17 +118,36 @@ class Engine:
                 held, spare = decoded.samples.nbytes, held - decoded.samples.nbytes
                 self._audio.give_back(spare)
                 self._check_work(upload.task, decoded.samples.size, rate)
-                arrived()
-                at = time.perf_counter()
-                values = await self._infer(decoded.samples, upload)
+                timings = {"decode": time.perf_counter() - started}
+                values = await self._known(decoded, upload, state)
+                if values is not None:
+                    state = "hit"
+                else:
+                    arrived()
+                    started = time.perf_counter()
+                    values = await self._infer(decoded.samples, upload)
+                    timings["infer"] = time.perf_counter() - started
             finally:
                 self._audio.give_back(held)
         self._remember(upload, decoded, values)
-        timings = {"decode": at - started, "infer": time.perf_counter() - at}
         for stage, seconds in timings.items():
             self._metrics.stage(stage, seconds)
         samples = decoded.samples.size
         return Answer(upload.served, upload.task, values, samples, state, timings)
+
+    async def _known(
+        self, decoded: Decoded, upload: Upload, state: CacheState
+    ) -> NDArray[np.float32] | None:
+        """What the cache has of the same samples, which came in other bytes before."""
+        if state == "bypass":
+            return None
+        try:
+            values = await self._result(decoded.fingerprint, upload)
+        except Unavailable:
+            return None
+        if values is not None:
+            self._metrics.lookup("hit")
+        return values
 
     async def _infer(self, samples: NDArray[np.float32], upload: Upload) -> NDArray[np.float32]:
         """[S] -> [D], [n, D] for timestamps, or [T, N] for events."""
@@ -158,13 +181,13 @@ class Engine:
             )
 
     def _remember(self, upload: Upload, decoded: Decoded, values: NDArray[np.float32]) -> None:
-        pcm = np.frombuffer(_PCM.pack(decoded.sha256, decoded.samples.size), np.uint8)
+        pcm = np.frombuffer(_PCM.pack(decoded.fingerprint, decoded.samples.size), np.uint8)
         if values.nbytes <= self.settings.cache_value_bytes:
             self.cache.put(self._upload_key(upload), cache.encode(pcm))
-            self.cache.put(_result_key(decoded.sha256, upload), cache.encode(values))
+            self.cache.put(_result_key(decoded.fingerprint, upload), cache.encode(values))
 
     def _upload_key(self, upload: Upload) -> str:
-        return cache.upload_key(upload.sha256, self._decoder, upload.served.model.sample_rate)
+        return cache.upload_key(upload.fingerprint, self._decoder, upload.served.model.sample_rate)
 
     def _backlog_seconds(self) -> float:
         served = self.models.loaded.values()
@@ -189,7 +212,7 @@ def _next(groups: Iterator[Tensor]) -> Tensor | None:
     return next(groups, None)
 
 
-def _result_key(pcm_sha256: bytes, upload: Upload) -> str:
+def _result_key(samples: bytes, upload: Upload) -> str:
     asked = upload.task.asked
     task = (asked.output, asked.kind, asked.window_ms, asked.hop_ms, *upload.task.taps)
-    return cache.result_key(pcm_sha256, upload.served.identity, task)
+    return cache.result_key(samples, upload.served.identity, task)

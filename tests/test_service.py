@@ -167,8 +167,14 @@ def test_form_and_raw_body_and_second_time_are_one_entry(client: httpx.Client) -
 def test_another_container_of_the_same_samples_shares_the_result(client: httpx.Client) -> None:
     data = wav(RATE, seed=11)
     padded = data[:36] + b"junk" + (4).to_bytes(4, "little") + b"\0\0\0\0" + data[36:]
-    first, second = (client.post("/tags", content=sound) for sound in (data, padded))
-    assert first.json()["tags"] == second.json()["tags"]
+    answers = [client.post("/tags", content=sound) for sound in (data, padded, padded)]
+    assert [answer.headers["x-cache"] for answer in answers] == ["miss", "hit", "hit"]
+    first, second, _ = (answer.json()["tags"] for answer in answers)
+    assert first == second
+    stages = [answer.headers["server-timing"] for answer in answers]
+    # The second was decoded to be known, the third was known by its bytes.
+    assert ["decode" in one for one in stages] == [True, True, False]
+    assert ["infer" in one for one in stages] == [True, False, False]
 
 
 def test_clips_of_equal_length_never_share_an_entry(client: httpx.Client) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from embedder.audio import HTTP_LIMITS
 from embedder.errors import AudioTooLarge, BadAudio
+from service.cache import fingerprint
 from service.decode_worker import SHARED_BYTES
 from service.decoding import DecoderPool
 from tests.service_kit import RATE, decoder_pids, eventually, wav
@@ -75,7 +75,7 @@ async def test_shared_memory_and_pipe_give_the_same() -> None:
         found = [await pool.decode(data, RATE) for data in (short, long, short)]
         for decoded, seconds in zip(found, (1, 300, 1), strict=True):
             assert decoded.samples.size == seconds * RATE
-            assert decoded.sha256 == hashlib.sha256(decoded.samples).digest()
+            assert decoded.fingerprint == fingerprint(decoded.samples.tobytes())
         assert (found[0].samples == found[2].samples).all()
         assert found[0].samples.any()
     finally:
