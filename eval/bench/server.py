@@ -38,7 +38,7 @@ START_SECONDS: Final = 120.0
 
 def bench_server(
     model: Annotated[str, typer.Option(help="Architecture; weights are random.")] = "mn10_as",
-    requests: Annotated[int, typer.Option(help="Of 10 s, in a round.")] = 200,
+    requests: Annotated[int, typer.Option(help="Of 10 s, in a round.")] = 400,
     rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 3,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
