@@ -70,8 +70,7 @@ def pre_emphasised(wave: Tensor, pad: int) -> Tensor:
         return reflect_pad(wave[:, 1:] - PREEMPHASIS * wave[:, :-1], pad)
     padded = wave.new_empty(len(wave), samples + 2 * pad)
     inside = padded[:, pad : pad + samples]
-    torch.mul(wave[:, :-1], -PREEMPHASIS, out=inside)
-    inside.add_(wave[:, 1:])
+    torch.add(wave[:, 1:], wave[:, :-1], alpha=-PREEMPHASIS, out=inside)
     padded[:, :pad] = padded[:, pad + 1 : 2 * pad + 1].flip(-1)
     padded[:, pad + samples :] = padded[:, samples - 1 : pad + samples - 1].flip(-1)
     return padded
@@ -143,9 +142,10 @@ class LogMel(nn.Module):
         padded = pre_emphasised(wave, cfg.n_fft // 2)
         frames = padded.unfold(-1, cfg.n_fft, cfg.hop)  # B F n_fft, a view
         spectrum = torch.fft.rfft(frames * self.window).flatten(0, 1)  # B F, K
-        power = spectrum.real.square().add_(spectrum.imag.square())
+        squares = torch.view_as_real(spectrum).square_()  # in place, which is one pass
+        power = squares[..., 0] + squares[..., 1]
         mel = self._mel(power.T).view(cfg.n_mels, *frames.shape[:2])  # M B F
-        out.copy_(mel.log_().add_(4.5).div_(5.0).transpose(0, 1))
+        torch.div(mel.log_().add_(4.5).transpose(0, 1), 5.0, out=out)
 
     def _mel(self, power: Tensor) -> Tensor:
         """[K, n] -> [M, n], above the floor."""

@@ -26,7 +26,9 @@ def peak(arguments: list[str]) -> float:
         "code = main(sys.argv[1:]); sys.stdout.write(str(peak_megabytes())); sys.exit(code)"
     )
     root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    # One heap for all threads: the holes of several differ by 100 MiB from run to run.
+    heaps = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    environment = {**os.environ, **heaps, "PYTHONPATH": root}
     command = [sys.executable, "-c", code, *arguments]
     answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return float(answer.stdout)
