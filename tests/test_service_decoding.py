@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,23 @@ async def test_shared_memory_and_pipe_give_the_same() -> None:
             assert decoded.fingerprint == fingerprint(decoded.samples.tobytes())
         assert (found[0].samples == found[2].samples).all()
         assert found[0].samples.any()
+    finally:
+        await pool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has memory that can be sealed")
+async def test_a_child_cannot_take_the_shared_memory_away() -> None:
+    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+    await pool.start()
+    try:
+        (pid,) = decoder_pids(pool)
+        descriptors = Path(f"/proc/{pid}/fd").iterdir()
+        files = [file for file in descriptors if "memfd" in str(file.readlink())]
+        assert files
+        for file in files:
+            with pytest.raises(PermissionError):
+                os.truncate(file, 0)
+        assert (await pool.decode(CLIP, RATE)).samples.size == RATE
     finally:
         await pool.close()
 
