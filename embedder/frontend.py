@@ -87,7 +87,7 @@ def filter_groups(bank: Tensor) -> tuple[Filters, ...]:
     """All there is in a bank [M, K] but most of its zeros."""
     groups = []
     for first in range(0, len(bank), BANDS_TOGETHER):
-        bands = slice(first, min(first + BANDS_TOGETHER, len(bank)))
+        bands = slice(first, first + BANDS_TOGETHER)
         heard = bank[bands].any(0).nonzero()
         if heard.numel():
             groups.append(Filters(bands, slice(int(heard[0]), int(heard[-1]) + 1)))

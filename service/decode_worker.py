@@ -78,7 +78,7 @@ def allow_cpu(seconds: float) -> None:
 
 
 def widen(*pipes: int) -> None:
-    """Let whole uploads and clips be in the pipes: each time one is full costs a switch."""
+    """Let much be in the pipes of what is too long to share: each time one is full is a switch."""
     for pipe in pipes:
         with contextlib.suppress(OSError, AttributeError):  # a socket, or not Linux
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

@@ -84,7 +84,7 @@ class Decoder:
             os.close(file)
         decoder = cls(process, shared)
         try:
-            kind, *_ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
+            kind, _ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
             assert kind == READY
         except BaseException:
             await decoder.stop()
@@ -137,10 +137,9 @@ class Decoder:
         return kind, await self._read(length)
 
     async def _samples(self, size: int) -> NDArray[np.float32]:
-        if size > SHARED_BYTES:
-            return np.frombuffer(await self._read(size), "<f4")
-        # A copy: the next job is written over it.
-        return np.copy(np.frombuffer(self._shared, np.float32, size // 4))
+        raw = self._shared if size <= SHARED_BYTES else await self._read(size)
+        # A copy: the next job is written over what is shared, and torch takes no read-only array.
+        return np.copy(np.frombuffer(raw, np.float32, size // 4))
 
     async def _read(self, size: int) -> bytes:
         assert self.process.stdout

@@ -96,9 +96,9 @@ class Engine:
             return "miss"
         return Answer(upload.served, upload.task, values, samples, "hit")
 
-    async def _result(self, samples: bytes, upload: Upload) -> NDArray[np.float32] | None:
+    async def _result(self, fingerprint: bytes, upload: Upload) -> NDArray[np.float32] | None:
         """What is known of samples with this fingerprint; Unavailable if the cache is."""
-        values = cache.decode(await self.cache.get(_result_key(samples, upload)) or b"")
+        values = cache.decode(await self.cache.get(_result_key(fingerprint, upload)) or b"")
         return None if values is None or values.dtype != np.float32 else values
 
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
@@ -198,8 +198,7 @@ async def _windows(
     samples: NDArray[np.float32], task: ResolvedTask, batch_samples: int
 ) -> AsyncIterator[Tensor]:
     """The windows of a clip [S], some [n, W] at a time, each small enough for one batch."""
-    # Torch takes no read-only array, such as a long clip's.
-    wave = torch.from_numpy(samples if samples.flags.writeable else samples.copy())[None]
+    wave = torch.from_numpy(samples)[None]
     if task.whole(samples.size):
         yield wave
         return
@@ -212,7 +211,7 @@ def _next(groups: Iterator[Tensor]) -> Tensor | None:
     return next(groups, None)
 
 
-def _result_key(samples: bytes, upload: Upload) -> str:
+def _result_key(fingerprint: bytes, upload: Upload) -> str:
     asked = upload.task.asked
     task = (asked.output, asked.kind, asked.window_ms, asked.hop_ms, *upload.task.taps)
-    return cache.result_key(samples, upload.served.identity, task)
+    return cache.result_key(fingerprint, upload.served.identity, task)

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -27,10 +29,19 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_a_killed_child_is_replaced_and_the_job_done_nevertheless() -> None:
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
+@asynccontextmanager
+async def decoders(memory: int = MEMORY, max_jobs: int = 100) -> AsyncIterator[DecoderPool]:
+    """A pool of one child."""
+    pool = DecoderPool(1, HTTP_LIMITS, memory, max_jobs)
     await pool.start()
     try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def test_a_killed_child_is_replaced_and_the_job_done_nevertheless() -> None:
+    async with decoders() as pool:
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
@@ -38,16 +49,12 @@ async def test_a_killed_child_is_replaced_and_the_job_done_nevertheless() -> Non
         os.kill(pid, signal.SIGKILL)
         assert (await job).samples.size == RATE
         assert decoder_pids(pool) != [pid]
-    finally:
-        await pool.close()
 
 
 async def test_a_file_that_kills_its_decoder_twice_is_to_blame() -> None:
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
-    await pool.start()
     killed: set[int] = set()
 
-    async def executioner() -> None:
+    async def executioner(pool: DecoderPool) -> None:
         while True:
             for decoder in pool._all:
                 if decoder.jobs and decoder.process.pid not in killed:
@@ -55,23 +62,21 @@ async def test_a_file_that_kills_its_decoder_twice_is_to_blame() -> None:
                     killed.add(decoder.process.pid)
             await asyncio.sleep(0)
 
-    killer = asyncio.ensure_future(executioner())
-    try:
-        long = wav(200 * RATE)
-        with pytest.raises(BadAudio, match="crashes"):
-            await pool.decode(long, RATE)
-        assert len(killed) == 2
-        killer.cancel()
-        assert (await pool.decode(CLIP, RATE)).samples.size == RATE
-    finally:
-        killer.cancel()
-        await pool.close()
+    async with decoders() as pool:
+        killer = asyncio.ensure_future(executioner(pool))
+        try:
+            long = wav(200 * RATE)
+            with pytest.raises(BadAudio, match="crashes"):
+                await pool.decode(long, RATE)
+            assert len(killed) == 2
+            killer.cancel()
+            assert (await pool.decode(CLIP, RATE)).samples.size == RATE
+        finally:
+            killer.cancel()
 
 
 async def test_shared_memory_and_pipe_give_the_same() -> None:
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
-    await pool.start()
-    try:
+    async with decoders() as pool:
         short, long = wav(RATE), wav(300 * RATE)  # 19 MB of samples
         found = [await pool.decode(data, RATE) for data in (short, long, short)]
         for decoded, seconds in zip(found, (1, 300, 1), strict=True):
@@ -79,15 +84,11 @@ async def test_shared_memory_and_pipe_give_the_same() -> None:
             assert decoded.fingerprint == fingerprint(decoded.samples.tobytes())
         assert (found[0].samples == found[2].samples).all()
         assert found[0].samples.any()
-    finally:
-        await pool.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has memory that can be sealed")
 async def test_a_child_cannot_take_the_shared_memory_away() -> None:
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
-    await pool.start()
-    try:
+    async with decoders() as pool:
         (pid,) = decoder_pids(pool)
         descriptors = Path(f"/proc/{pid}/fd").iterdir()
         files = [file for file in descriptors if "memfd" in str(file.readlink())]
@@ -96,55 +97,39 @@ async def test_a_child_cannot_take_the_shared_memory_away() -> None:
             with pytest.raises(PermissionError):
                 os.truncate(file, 0)
         assert (await pool.decode(CLIP, RATE)).samples.size == RATE
-    finally:
-        await pool.close()
 
 
 async def test_an_upload_larger_than_the_shared_memory_is_decoded_too() -> None:
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
-    await pool.start()
-    try:
+    async with decoders() as pool:
         upload = wav(550 * RATE)
         assert len(upload) > SHARED_BYTES
         assert (await pool.decode(upload, RATE)).samples.size == 550 * RATE
-    finally:
-        await pool.close()
 
 
 async def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.decoding.GRACE_SECONDS", -9.9)
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
-    await pool.start()
-    try:
+    async with decoders() as pool:
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(AudioTooLarge, match="not decoded"):
             await pool.decode(CLIP, RATE)
         assert not Path(f"/proc/{pid}").exists()
-    finally:
-        await pool.close()
 
 
 async def test_a_child_is_replaced_after_its_jobs() -> None:
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 2)
-    await pool.start()
-    try:
+    async with decoders(max_jobs=2) as pool:
         pids = []
         for _ in range(4):
             await pool.decode(CLIP, RATE)
             pids += decoder_pids(pool)
         assert pids[0] == pids[1] != pids[2] == pids[3]
-    finally:
-        await pool.close()
 
 
 async def test_a_child_knows_no_torch_no_secret_and_opens_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EMBEDDER_API_KEY", "sesame")
-    pool = DecoderPool(1, HTTP_LIMITS, MEMORY, 100)
-    await pool.start()
-    try:
+    async with decoders() as pool:
         (pid,) = decoder_pids(pool)
         home = Path(f"/proc/{pid}")
         assert "libtorch" not in (home / "maps").read_text()
@@ -157,16 +142,10 @@ async def test_a_child_knows_no_torch_no_secret_and_opens_nothing(
         assert int(limits["Max open files"]) <= opened
         assert limits["Max address space"] == str(MEMORY)
         assert limits["Max file size"] == limits["Max core file size"] == "0"
-    finally:
-        await pool.close()
 
 
 async def test_too_little_memory_is_the_clips_size_not_a_crash() -> None:
-    pool = DecoderPool(1, HTTP_LIMITS, 300 << 20, 100)
-    await pool.start()
-    try:
+    async with decoders(memory=300 << 20) as pool:
         with pytest.raises((AudioTooLarge, BadAudio)):
             await pool.decode(wav(599 * 8000, rate=8000), 96_000)
         assert (await pool.decode(CLIP, RATE)).samples.size == RATE
-    finally:
-        await pool.close()

@@ -50,13 +50,18 @@ class Network:
     identity: str  # of the weights and the architecture; "" where nothing tells
 
 
+def backbone_names(names: Collection[str]) -> tuple[str, ...]:
+    """Those that the backbone makes, in the order in which engines give them."""
+    return tuple(sorted(set(names) - {MEL}))
+
+
 def features_of(
     mel: Tensor,
     names: Collection[str],
     run: Callable[[Tensor, tuple[str, ...]], Sequence[Tensor]],
 ) -> dict[str, Tensor]:
     """Log-mel [N, M, F] -> {name: [N, size]}: MEL is its mean, `run` gives all others in order."""
-    inner = tuple(sorted(set(names) - {MEL}))
+    inner = backbone_names(names)
     found = dict(zip(inner, run(mel, inner), strict=True)) if inner else {}
     return found | {MEL: mel.mean(-1)} if MEL in names else found
 

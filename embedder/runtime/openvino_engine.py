@@ -29,8 +29,7 @@ from embedder import __version__
 from embedder.allocator import keep_freed_memory
 from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
-from embedder.frontend import MEL
-from embedder.runtime import Network, features_of, outputs_of
+from embedder.runtime import Network, backbone_names, features_of, outputs_of
 from embedder.runtime.folding import folded
 from embedder.threads import threads
 
@@ -86,7 +85,7 @@ class OpenVINORuntime:
         share a part wait for each other.
         """
         frames = self._network.frontend.n_frames(windows.shape[1])
-        graph = self._plan(tuple(sorted(set(names) - {MEL})), len(windows), frames)
+        graph = self._plan(backbone_names(names), len(windows), frames)
         at_once = max(1, RUN_FRAMES // frames) if graph.clips == ANY else graph.clips
         parts = torch.split(windows, at_once)
         with self._side_by_side(len(parts)) as streams:
