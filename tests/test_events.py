@@ -190,9 +190,9 @@ def test_alone_batched_and_streamed_agree(model: AudioEmbedder) -> None:
     batched = model.frame_probabilities(waves).values
     alone = torch.cat([model.frame_probabilities(wave).values for wave in waves])
     streamed = list(model.frame_probabilities_stream(torch.split(waves, 12_345, 1)))
-    assert float((alone - batched).abs().max()) <= 3e-5
+    assert float((alone - batched).abs().max()) <= 1e-5
     joined = torch.cat([part.values for part in streamed], 1)
-    assert float((joined - batched).abs().max()) <= 3e-5
+    assert float((joined - batched).abs().max()) <= 1e-5
     assert torch.cat([part.ms for part in streamed], 1).equal(model.frame_probabilities(waves).ms)
     events = model.events(waves, 0.6, median=5, merge_gap_ms=80)
     assert sum(map(len, events)) > 100
