@@ -18,8 +18,8 @@ from embedder.zoo import MelConfig
 MEL: Final = "mel"
 
 PREEMPHASIS: Final = 0.97
-# Frames whose spectra are computed together on a CPU: those of a clip of 10 s.
-CACHED_FRAMES: Final = 1024
+# Frames that are heard together on a CPU: what one step leaves to the next is still cached.
+FRAMES_TOGETHER: Final = 340
 # Neighbouring mel bands that are multiplied together, with those bins alone that they hear.
 BANDS_TOGETHER: Final = 16
 
@@ -88,9 +88,8 @@ def filter_groups(bank: Tensor) -> tuple[Filters, ...]:
     groups = []
     for first in range(0, len(bank), BANDS_TOGETHER):
         bands = slice(first, first + BANDS_TOGETHER)
-        heard = bank[bands].any(0).nonzero()
-        if heard.numel():
-            groups.append(Filters(bands, slice(int(heard[0]), int(heard[-1]) + 1)))
+        heard = bank[bands].any(0).nonzero().flatten().tolist()
+        groups.append(Filters(bands, slice(heard[0], heard[-1] + 1) if heard else slice(0)))
     return tuple(groups)
 
 
@@ -129,28 +128,32 @@ class LogMel(nn.Module):
         if wave.shape[-1] == 1:
             wave = wave.expand(-1, 2)
         frames = self.n_frames(wave.shape[-1])
-        # On a CPU, so many clips at a time that their spectra stay in the caches.
-        clips = max(1, CACHED_FRAMES // frames) if wave.device.type == "cpu" else len(wave)
         out = wave.new_empty(len(wave), self.config.n_mels, frames)
+        together = FRAMES_TOGETHER if wave.device.type == "cpu" else max(1, len(wave) * frames)
+        clips = max(1, together // frames)
         for part, log_mel in zip(torch.split(wave, clips), torch.split(out, clips), strict=True):
-            self._write(part, log_mel)
+            self._write(part, log_mel, together)
         return out
 
-    def _write(self, wave: Tensor, out: Tensor) -> None:
-        """[B, S] -> `out` [B, M, F]."""
+    def _write(self, wave: Tensor, out: Tensor, together: int) -> None:
+        """[B, S] -> `out` [B, M, F]: one clip, or several with at most `together` frames in all."""
         cfg = self.config
+        clips, bands, count = out.shape
         padded = pre_emphasised(wave, cfg.n_fft // 2)
         frames = padded.unfold(-1, cfg.n_fft, cfg.hop)  # B F n_fft, a view
-        spectrum = torch.fft.rfft(frames * self.window).flatten(0, 1)  # B F, K
-        squares = torch.view_as_real(spectrum).square_()  # in place, which is one pass
-        power = squares[..., 0] + squares[..., 1]
-        mel = self._mel(power.T).view(cfg.n_mels, *frames.shape[:2])  # M B F
-        torch.div(mel.log_().add_(4.5).transpose(0, 1), 5.0, out=out)
+        mel = out[0] if clips == 1 else out.new_empty(bands, clips * count)
+        parts = torch.split(frames[0], together) if clips == 1 else [frames]
+        for part, heard in zip(parts, torch.split(mel, together, 1), strict=True):
+            self._hear(part, heard)
+        mel = mel.add_(cfg.floor) if cfg.floor_mode == "add" else mel.clamp_(min=cfg.floor)
+        mel.log_().add_(4.5).div_(5.0)
+        if clips > 1:
+            out.copy_(mel.view(bands, clips, count).transpose(0, 1))
 
-    def _mel(self, power: Tensor) -> Tensor:
-        """[K, n] -> [M, n], above the floor."""
-        mel = power.new_zeros(self.config.n_mels, power.shape[1])
+    def _hear(self, frames: Tensor, out: Tensor) -> None:
+        """[..., n_fft] -> their power through the mel bank, `out` [M, n]."""
+        spectrum = torch.fft.rfft(frames * self.window).flatten(0, -2)  # n K
+        squares = torch.view_as_real(spectrum).square_()  # in place, which is one pass
+        power = (squares[..., 0] + squares[..., 1]).T
         for bands, bins in self._groups:
-            torch.mm(self.bank[bands, bins], power[bins], out=mel[bands])
-        floor = self.config.floor
-        return mel.add_(floor) if self.config.floor_mode == "add" else mel.clamp_(min=floor)
+            torch.mm(self.bank[bands, bins], power[bins], out=out[bands])

@@ -62,8 +62,8 @@ def features_of(
 ) -> dict[str, Tensor]:
     """Log-mel [N, M, F] -> {name: [N, size]}: MEL is its mean, `run` gives all others in order."""
     inner = backbone_names(names)
-    found = dict(zip(inner, run(mel, inner), strict=True)) if inner else {}
-    return found | {MEL: mel.mean(-1)} if MEL in names else found
+    found = {MEL: mel.mean(-1)} if MEL in names else {}  # first, while it is in the caches
+    return found | dict(zip(inner, run(mel, inner), strict=True)) if inner else found
 
 
 def outputs_of(backbone: Any, mel: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
