@@ -202,6 +202,30 @@ def test_clips_run_side_by_side(
     assert asked == expected
 
 
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="kernels for AVX-512 are asked for"
+)
+@pytest.mark.parametrize("name", ["mn", "fmn"])
+def test_single_clips_run_on_the_kernels_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+    compile_model = openvino_engine.openvino.Core.compile_model
+
+    def noted(*args: Any) -> Any:
+        compiled.append(compile_model(*args))
+        return compiled[-1]
+
+    monkeypatch.setattr(openvino_engine.openvino.Core, "compile_model", noted)
+    model = run_with(model_of(NETWORKS[name]), "openvino")
+    model.scene(waves(1, 10 * model.sample_rate))
+    (network,) = compiled
+    notes = [layer.get_rt_info() for layer in network.get_runtime_model().get_ops()]
+    kernels = [n["primitiveType"].value for n in notes if n["layerType"].value == "Convolution"]
+    assert len(kernels) > 45
+    assert all(kernel.startswith("jit_avx512") for kernel in kernels), set(kernels)
+
+
 def test_first_runs_of_several_threads_do_not_block_each_other() -> None:
     """Without the look-up in the engine's module, five of six such processes never end."""
     found = subprocess.run(
