@@ -29,6 +29,9 @@ ENGINES: Final = ("eager", "torch", "openvino", "openvino-bf16")
 CARD_ENGINES: Final = ("eager", "torch", "cuda")
 PLAIN: Final = "plain"
 
+# Of one way before it is the next one's turn.
+RUNS: Final = 5
+
 Job = Callable[[Tensor], Tensor]
 
 
@@ -68,7 +71,7 @@ class Contender:
         other.close()
 
     def seconds(self) -> float:
-        """Of one run, after another one that does not count."""
+        """Of one run: the median of RUNS, after another one that does not count."""
         self._pipe.send(True)
         return float(self._pipe.recv())
 
@@ -90,7 +93,7 @@ def _contend(pipe: Connection, case: Case, way: str) -> None:
     result = work(wave)
     while pipe.recv():
         work(wave)
-        pipe.send(_timed(work, wave))
+        pipe.send(statistics.median(_timed(work, wave) for _ in range(RUNS)))
     pipe.send((result.cpu().numpy(), peak_megabytes()))
 
 
