@@ -19,7 +19,7 @@ MEL: Final = "mel"
 
 PREEMPHASIS: Final = 0.97
 # Frames that are heard together on a CPU: what one step leaves to the next is still cached.
-FRAMES_TOGETHER: Final = 340
+FRAMES_TOGETHER: Final = 512
 # Neighbouring mel bands that are multiplied together, with those bins alone that they hear.
 BANDS_TOGETHER: Final = 16
 
