@@ -29,8 +29,7 @@ ENGINES: Final = ("eager", "torch", "openvino", "openvino-bf16")
 CARD_ENGINES: Final = ("eager", "torch", "cuda")
 PLAIN: Final = "plain"
 
-# Of one way before it is the next one's turn.
-RUNS: Final = 5
+TURN_SECONDS: Final = 0.3  # in which a way runs, at least once, before it is the next one's turn
 
 Job = Callable[[Tensor], Tensor]
 
@@ -71,7 +70,7 @@ class Contender:
         other.close()
 
     def seconds(self) -> float:
-        """Of one run: the median of RUNS, after another one that does not count."""
+        """Of one run: the median of a turn, after a run that does not count."""
         self._pipe.send(True)
         return float(self._pipe.recv())
 
@@ -93,7 +92,7 @@ def _contend(pipe: Connection, case: Case, way: str) -> None:
     result = work(wave)
     while pipe.recv():
         work(wave)
-        pipe.send(statistics.median(_timed(work, wave) for _ in range(RUNS)))
+        pipe.send(statistics.median(_turn(work, wave)))
     pipe.send((result.cpu().numpy(), peak_megabytes()))
 
 
@@ -157,6 +156,13 @@ def _cases(
             for batch in batches:
                 for count in threads:
                     yield Case(model, job, batch, count)
+
+
+def _turn(way: Job, wave: Tensor) -> list[float]:
+    seconds: list[float] = []
+    while sum(seconds) < TURN_SECONDS:
+        seconds.append(_timed(way, wave))
+    return seconds
 
 
 def _timed(way: Job, wave: Tensor) -> float:
