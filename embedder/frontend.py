@@ -84,7 +84,7 @@ class Filters(NamedTuple):
 
 
 def filter_groups(bank: Tensor) -> tuple[Filters, ...]:
-    """All there is in a bank [M, K] but most of its zeros."""
+    """All there is in a bank [M, K] but most of its zeros; bands that hear nothing have no bins."""
     groups = []
     for first in range(0, len(bank), BANDS_TOGETHER):
         bands = slice(first, first + BANDS_TOGETHER)
@@ -142,8 +142,8 @@ class LogMel(nn.Module):
         padded = pre_emphasised(wave, cfg.n_fft // 2)
         frames = padded.unfold(-1, cfg.n_fft, cfg.hop)  # B F n_fft, a view
         mel = out[0] if clips == 1 else out.new_empty(bands, clips * count)
-        parts = torch.split(frames[0], together) if clips == 1 else [frames]
-        for part, heard in zip(parts, torch.split(mel, together, 1), strict=True):
+        parts = zip(torch.split(frames, together, 1), torch.split(mel, together, 1), strict=True)
+        for part, heard in parts:
             self._hear(part, heard)
         mel = mel.add_(cfg.floor) if cfg.floor_mode == "add" else mel.clamp_(min=cfg.floor)
         mel.log_().add_(4.5).div_(5.0)
@@ -151,8 +151,8 @@ class LogMel(nn.Module):
             out.copy_(mel.view(bands, clips, count).transpose(0, 1))
 
     def _hear(self, frames: Tensor, out: Tensor) -> None:
-        """[..., n_fft] -> their power through the mel bank, `out` [M, n]."""
-        spectrum = torch.fft.rfft(frames * self.window).flatten(0, -2)  # n K
+        """[B, f, n_fft] -> their power through the mel bank, `out` [M, B f]."""
+        spectrum = torch.fft.rfft(frames * self.window).flatten(0, 1)  # B f, K
         squares = torch.view_as_real(spectrum).square_()  # in place, which is one pass
         power = (squares[..., 0] + squares[..., 1]).T
         for bands, bins in self._groups:

@@ -176,29 +176,40 @@ def test_threads_share_an_engine() -> None:
         assert distance(ours, model.scene(wave)) < 1e-6
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, str], Any]]:
+    """The options and the network of all that OpenVINO compiles."""
+    found: list[tuple[dict[str, str], Any]] = []
+    compile_model = openvino_engine.openvino.Core.compile_model
+
+    def noted(core: Any, model: Any, device: str, options: dict[str, str]) -> Any:
+        network = compile_model(core, model, device, options)
+        found.append((options, network))
+        return network
+
+    monkeypatch.setattr(openvino_engine.openvino.Core, "compile_model", noted)
+    return found
+
+
 @pytest.mark.parametrize(
     ("copies", "expected"),
     [(4, [("1", "2"), ("1", "2"), ("1", "4")]), (1, [("2", "4"), ("1", "4")])],
 )
 def test_clips_run_side_by_side(
-    copies: int, expected: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    copies: int,
+    expected: list[tuple[str, str]],
+    compiled: list[tuple[dict[str, str], Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(openvino_engine, "MAX_COPIES", copies)
     monkeypatch.setattr(openvino_engine, "threads", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    asked: list[tuple[str, str]] = []
-    compile_model = openvino_engine.openvino.Core.compile_model
-
-    def noted(core: Any, model: Any, device: str, options: dict[str, str]) -> Any:
-        asked.append((options["NUM_STREAMS"], options["INFERENCE_NUM_THREADS"]))
-        return compile_model(core, model, device, options)
-
-    monkeypatch.setattr(openvino_engine.openvino.Core, "compile_model", noted)
     model = run_with(model_of(NETWORKS["mn"]), "openvino")
     wave = waves(3, 10 * model.sample_rate)
     together = model.scene(wave)
     alone = torch.cat([model.scene(clip[None]) for clip in wave])
     assert distance(together, alone) < 1e-6
+    asked = [(found["NUM_STREAMS"], found["INFERENCE_NUM_THREADS"]) for found, _ in compiled]
     assert asked == expected
 
 
@@ -207,19 +218,11 @@ def test_clips_run_side_by_side(
 )
 @pytest.mark.parametrize("name", ["mn", "fmn"])
 def test_single_clips_run_on_the_kernels_asked_for(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, compiled: list[tuple[dict[str, str], Any]]
 ) -> None:
-    compiled: list[Any] = []
-    compile_model = openvino_engine.openvino.Core.compile_model
-
-    def noted(*args: Any) -> Any:
-        compiled.append(compile_model(*args))
-        return compiled[-1]
-
-    monkeypatch.setattr(openvino_engine.openvino.Core, "compile_model", noted)
     model = run_with(model_of(NETWORKS[name]), "openvino")
     model.scene(waves(1, 10 * model.sample_rate))
-    (network,) = compiled
+    ((_, network),) = compiled
     notes = [layer.get_rt_info() for layer in network.get_runtime_model().get_ops()]
     kernels = [n["primitiveType"].value for n in notes if n["layerType"].value == "Convolution"]
     assert len(kernels) > 45

@@ -73,6 +73,11 @@ class Graph(NamedTuple):
     clips: int = ANY
     frames: int = ANY
 
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        """Asked for by type of layer; none where the choice is OpenVINO's."""
+        return KERNELS if self.clips == 1 and self.frames != ANY else {}
+
 
 class OpenVINORuntime:
     """One compiled network for each selection of features that is asked for."""
@@ -185,6 +190,8 @@ class OpenVINORuntime:
         """The converted network, from disk where an earlier process left it."""
         if self._network.identity:
             return self._kept(graph, self._kept_at(graph))
+        if not graph.kernels:
+            return convert(self._network, graph)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             return self._kept(graph, Path(folder) / "network.xml")
 
@@ -195,13 +202,12 @@ class OpenVINORuntime:
             except RuntimeError:
                 log.warning("%s is damaged and will be made anew", path)
         model = convert(self._network, graph)
-        single = graph.clips == 1 and graph.frames != ANY
         try:
-            _keep(model, path, KERNELS if single else {})
+            _keep(model, path, graph.kernels)
         except OSError as error:
             log.warning("the converted network could not be kept in %s: %s", path.parent, error)
-            return model  # which names no kernels, and takes a tenth longer
-        return self._core.read_model(path)
+            return model  # without its kernels it takes up to a tenth longer
+        return self._core.read_model(path) if graph.kernels else model
 
     def _kept_at(self, graph: Graph) -> Path:
         versions = (__version__, openvino.__version__, torch.__version__)
@@ -276,7 +282,8 @@ def _keep(model: Any, path: Path, kernels: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         openvino.save_model(model, made, compress_to_fp16=False)
-        _prefer(made, kernels)
+        if kernels:
+            _prefer(made, kernels)
         for suffix in (".bin", ".xml"):
             made.with_suffix(suffix).replace(path.with_suffix(suffix))
 
