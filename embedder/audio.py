@@ -115,7 +115,8 @@ def load_audio(
     BadRequest
         `sample_rate` is not positive.
     """
-    return np.concatenate(list(stream_audio(source, sample_rate, limits)))
+    # In blocks that stay in the caches until all are joined.
+    return np.concatenate(list(stream_audio(source, sample_rate, limits, block_seconds=1.0)))
 
 
 def stream_audio(
@@ -262,8 +263,10 @@ def _mono(batch: list[NDArray[Any]], channels: int) -> Samples:
     mono: Samples = samples[0].astype(np.float32)
     for channel in samples[1:]:  # ten times faster than mean() over interleaved channels
         mono += channel
-    mono /= np.float32(channels)
-    mono -= np.float32(zero)
+    if channels > 1:
+        mono /= np.float32(channels)
+    if zero:
+        mono -= np.float32(zero)
     mono /= np.float32(full)
     return mono
 

@@ -95,8 +95,8 @@ class AudioEmbedder(nn.Module):
         self.taps = self.check_taps(spec.taps if taps is None else taps)
         self.eval().requires_grad_(False)
         usual = (scene_plan(self.sample_rate), timestamp_plan(self.sample_rate))
-        frames = tuple(self.frontend.n_frames(plan.window) for plan in usual)
-        self._current = Current(self.frontend, self.backbone, frames)
+        lengths = tuple(plan.window for plan in usual)
+        self._current = Current(self.frontend, self.backbone, lengths)
 
     @classmethod
     def build(cls, name: str, taps: Sequence[str] | None = None) -> AudioEmbedder:

@@ -26,12 +26,13 @@ import resource
 import struct
 import sys
 import wave
+from collections.abc import Iterable
 from typing import BinaryIO, Final, TypeAlias
 
 import numpy as np
 
 from embedder.allocator import keep_freed_memory
-from embedder.audio import load_audio
+from embedder.audio import Samples, stream_audio
 from embedder.errors import AudioTooLarge, EmbedderError
 from embedder.libav import DecodeLimits
 from service.cache import fingerprint
@@ -42,14 +43,17 @@ JOB: Final = struct.Struct("<IQ")
 REPLY: Final = struct.Struct("<BQ")
 DECODED: Final = struct.Struct("<32sQ")
 READY, OK, FAILED = 0, 1, 2
+BLOCK_SECONDS: Final = 1.0  # what is on its way from a decoder's buffers stays in the caches
 SHARED_BYTES: Final = 16 << 20  # two minutes at 32 kHz
 PIPE_BYTES: Final = 1 << 20  # what an unprivileged process may ask for
 
 
-def decode(upload: bytes, sample_rate: int, limits: DecodeLimits) -> tuple[int, bytes, Buffer]:
-    """The kind of the reply, its body, and the samples."""
+def decode(
+    upload: bytes, sample_rate: int, limits: DecodeLimits, room: Samples
+) -> tuple[int, bytes, Buffer]:
+    """The kind of the reply, its body, and the samples: in `room` where they fit in."""
     try:
-        samples = np.ascontiguousarray(load_audio(upload, sample_rate, limits), "<f4")
+        samples = joined(stream_audio(upload, sample_rate, limits, BLOCK_SECONDS), room)
     except EmbedderError as error:
         return FAILED, json.dumps([type(error).__name__, str(error)]).encode(), b""
     except MemoryError:
@@ -57,6 +61,19 @@ def decode(upload: bytes, sample_rate: int, limits: DecodeLimits) -> tuple[int, 
         return FAILED, json.dumps([AudioTooLarge.__name__, message]).encode(), b""
     raw = samples.data.cast("B")
     return OK, DECODED.pack(fingerprint(raw), len(raw)), raw
+
+
+def joined(blocks: Iterable[Samples], room: Samples) -> Samples:
+    """All blocks one after the other, in `room` as far as it goes."""
+    size = 0
+    held: list[Samples] = []
+    for block in blocks:
+        if held or block.size > room.size - size:
+            held.append(block)
+        else:
+            room[size : size + block.size] = block
+            size += block.size
+    return np.concatenate([room[:size], *held]) if held else room[:size]
 
 
 def confine(memory: int) -> None:
@@ -86,12 +103,13 @@ def widen(*pipes: int) -> None:
 
 def rehearse(limits: DecodeLimits) -> None:
     """Decode once, well and badly: whatever Python loads lazily is loaded before `confine`."""
+    room = np.empty(32_000, np.float32)
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setparams((1, 2, 44_100, 0, "NONE", ""))
         sound.writeframes(bytes(8_820))
     for upload in (file.getvalue(), b"no audio at all", b""):
-        decode(upload, 32_000, limits)
+        decode(upload, 32_000, limits, room)
 
 
 def serve(jobs: BinaryIO, replies: BinaryIO, shared: mmap.mmap, limits: DecodeLimits) -> None:
@@ -99,11 +117,11 @@ def serve(jobs: BinaryIO, replies: BinaryIO, shared: mmap.mmap, limits: DecodeLi
 
     def reply(kind: int, body: bytes = b"", samples: Buffer = b"") -> None:
         replies.write(REPLY.pack(kind, len(body)) + body)
-        if len(samples) <= len(shared):
-            shared[: len(samples)] = samples
-        else:
+        if len(samples) > len(shared):
             replies.write(samples)
         replies.flush()
+
+    room = np.frombuffer(shared, "<f4")
 
     reply(READY)
     while len(header := jobs.read(JOB.size)) == JOB.size:
@@ -113,7 +131,7 @@ def serve(jobs: BinaryIO, replies: BinaryIO, shared: mmap.mmap, limits: DecodeLi
             return
         if limits.max_wall_seconds is not None:
             allow_cpu(limits.max_wall_seconds)
-        reply(*decode(upload, sample_rate, limits))
+        reply(*decode(upload, sample_rate, limits, room))
 
 
 def main() -> None:

@@ -46,8 +46,13 @@ class Network:
     frontend: LogMel
     backbone: Any
     device: torch.device
-    frames: tuple[int, ...]  # of the usual windows, for which engines may prepare
+    windows: tuple[int, ...]  # lengths of the usual ones, for which engines may prepare
     identity: str  # of the weights and the architecture; "" where nothing tells
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Of the usual windows."""
+        return tuple(map(self.frontend.n_frames, self.windows))
 
 
 def backbone_names(names: Collection[str]) -> tuple[str, ...]:

@@ -22,11 +22,11 @@ class _State(NamedTuple):
 class Current:
     """Makes a backbone's engine at its first use, and anew when weights or device have changed."""
 
-    def __init__(self, frontend: LogMel, backbone: Any, frames: tuple[int, ...]) -> None:
+    def __init__(self, frontend: LogMel, backbone: Any, windows: tuple[int, ...]) -> None:
         self.choice = "eager"
         self._frontend = frontend
         self._backbone = backbone
-        self._frames = frames
+        self._windows = windows
         self._weights = tuple(backbone.parameters())
         self._identity = ""
         self._identified = -1  # the version that `_identity` is of
@@ -42,7 +42,7 @@ class Current:
         state = _State(self.choice, self._weights[0].device, self._version())
         if self._made is None or self._made[0] != state:
             identity = self._identity if state.version == self._identified else ""
-            network = Network(self._frontend, self._backbone, state.device, self._frames, identity)
+            network = Network(self._frontend, self._backbone, state.device, self._windows, identity)
             self._made = (state, create(self.choice, network))
         return self._made[1]
 

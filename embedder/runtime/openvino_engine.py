@@ -13,7 +13,6 @@ import re
 import sys
 import tempfile
 import threading
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
 from embedder.runtime import Network, backbone_names, features_of, outputs_of
 from embedder.runtime.folding import folded
+from embedder.runtime.tracing import TracedLogMel, traced
 from embedder.threads import threads
 
 # What is None here counts as not installed. It would report to Intel, and write into the home.
@@ -86,6 +86,7 @@ class OpenVINORuntime:
         self.name = f"openvino cpu {precision}"
         keep_freed_memory()  # that log-mels need again and again
         self._network = network
+        self._log_mel = TracedLogMel(network.frontend, network.windows)
         self._precision = precision
         self._core = openvino.Core()
         self._threads = min(threads(), torch.get_num_threads())
@@ -108,7 +109,7 @@ class OpenVINORuntime:
             # One step after the other: what a step needs stays in the caches. A lone log-mel is
             # one thread's work too: several of torch's would be in the way of the network's.
             each = map if self._threads == 1 else self._pool.map
-            mels = list(each(self._network.frontend, parts))
+            mels = list(each(partial(self._log_mel, usual=at_once), parts))
             each = map if streams == 1 else self._pool.map
             run = partial(self._features, names=names, graph=graph, streams=streams)
             found = list(each(run, mels))
@@ -248,13 +249,8 @@ def convert(network: Network, graph: Graph) -> Any:
         """Of a function weights are traced as constants, twice as fast as a module's."""
         return outputs_of(backbone, mel, graph.names)
 
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        # Tracing is deprecated in favour of torch.export, which takes a minute here.
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            selected, example, check_trace=False
-        )
-        decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
+    with torch.inference_mode(False), torch.no_grad():
+        decoder = TorchScriptPythonDecoder(traced(selected, example), example_input=(example,))
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
     shape = [graph.clips, bands, graph.frames]
