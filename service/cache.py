@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 SCHEMA_VERSION: Final = 1
 
 _HEADER: Final = struct.Struct("<4sBBBx I")  # magic, version, dtype, dimensions, crc32
+_LENGTH: Final = struct.Struct("<Q")
 _MAGIC: Final = b"EMBV"
 _VERSION: Final = 1
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {1: np.dtype("<f4"), 2: np.dtype("u1")}
@@ -57,12 +58,11 @@ def fingerprint(data: bytes | memoryview) -> bytes:
 
 def digest(fields: Iterable[object]) -> str:
     """Hex BLAKE3 over length-prefixed fields, so that no two lists of fields run together."""
-    hasher = blake3()
+    parts: list[bytes] = []
     for field in fields:
         data = field if isinstance(field, bytes) else str(field).encode()
-        hasher.update(struct.pack("<Q", len(data)))
-        hasher.update(data)
-    return hasher.hexdigest()
+        parts += (_LENGTH.pack(len(data)), data)
+    return blake3(b"".join(parts)).hexdigest()
 
 
 def upload_key(upload: bytes, decoder: str, sample_rate: int) -> str:

@@ -69,7 +69,8 @@ class Engine:
             fingerprint = cache.fingerprint(data)
         else:
             fingerprint = await asyncio.to_thread(cache.fingerprint, data)
-        return Upload(data, fingerprint, served, task.resolved(served))
+        key = cache.upload_key(fingerprint, self._decoder, served.model.sample_rate)
+        return Upload(data, key, served, task.resolved(served))
 
     async def answer(self, data: bytes, model: str | None, task: Task) -> Answer:
         """From the cache, or computed."""
@@ -85,25 +86,25 @@ class Engine:
 
     async def _find(self, upload: Upload) -> Answer | CacheState:
         try:
-            pcm = cache.decode(await self.cache.get(self._upload_key(upload)) or b"")
+            pcm = cache.decode(await self.cache.get(upload.key) or b"")
             if pcm is None or pcm.nbytes != _PCM.size:
                 return "miss"
             fingerprint, samples = _PCM.unpack(pcm.tobytes())
-            values = await self._result(fingerprint, upload)
+            values = await self._result(_result_key(fingerprint, upload))
         except Unavailable:
             return "bypass"
         if values is None:
             return "miss"
         return Answer(upload.served, upload.task, values, samples, "hit")
 
-    async def _result(self, fingerprint: bytes, upload: Upload) -> NDArray[np.float32] | None:
-        """What is known of samples with this fingerprint; Unavailable if the cache is."""
-        values = cache.decode(await self.cache.get(_result_key(fingerprint, upload)) or b"")
+    async def _result(self, key: str) -> NDArray[np.float32] | None:
+        """What the cache has there; Unavailable if it is."""
+        values = cache.decode(await self.cache.get(key) or b"")
         return None if values is None or values.dtype != np.float32 else values
 
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
         """The answer by decoding and inference; identical uploads at one time share one."""
-        key = (upload.fingerprint, upload.served.identity, upload.task)
+        key = (upload.key, upload.served.identity, upload.task)
         return await self._flights.join(key, lambda: self._compute(upload, state))
 
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
@@ -119,7 +120,8 @@ class Engine:
                 self._audio.give_back(spare)
                 self._check_work(upload.task, decoded.samples.size, rate)
                 timings = {"decode": time.perf_counter() - started}
-                values = await self._known(decoded, upload, state)
+                key = _result_key(decoded.fingerprint, upload)
+                values = await self._known(key, state)
                 if values is not None:
                     state = "hit"
                 else:
@@ -129,20 +131,18 @@ class Engine:
                     timings["infer"] = time.perf_counter() - started
             finally:
                 self._audio.give_back(held)
-        self._remember(upload, decoded, values)
+        self._remember(upload, decoded, key, values)
         for stage, seconds in timings.items():
             self._metrics.stage(stage, seconds)
         samples = decoded.samples.size
         return Answer(upload.served, upload.task, values, samples, state, timings)
 
-    async def _known(
-        self, decoded: Decoded, upload: Upload, state: CacheState
-    ) -> NDArray[np.float32] | None:
+    async def _known(self, key: str, state: CacheState) -> NDArray[np.float32] | None:
         """What the cache has of the same samples, which came in other bytes before."""
         if state == "bypass":
             return None
         try:
-            values = await self._result(decoded.fingerprint, upload)
+            values = await self._result(key)
         except Unavailable:
             return None
         if values is not None:
@@ -180,14 +180,13 @@ class Engine:
                 "use a larger hop_ms or a shorter clip"
             )
 
-    def _remember(self, upload: Upload, decoded: Decoded, values: NDArray[np.float32]) -> None:
+    def _remember(
+        self, upload: Upload, decoded: Decoded, key: str, values: NDArray[np.float32]
+    ) -> None:
         pcm = np.frombuffer(_PCM.pack(decoded.fingerprint, decoded.samples.size), np.uint8)
         if values.nbytes <= self.settings.cache_value_bytes:
-            self.cache.put(self._upload_key(upload), cache.encode(pcm))
-            self.cache.put(_result_key(decoded.fingerprint, upload), cache.encode(values))
-
-    def _upload_key(self, upload: Upload) -> str:
-        return cache.upload_key(upload.fingerprint, self._decoder, upload.served.model.sample_rate)
+            self.cache.put(upload.key, cache.encode(pcm))
+            self.cache.put(key, cache.encode(values))
 
     def _backlog_seconds(self) -> float:
         served = self.models.loaded.values()

@@ -133,9 +133,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Bytes that a client sent, their fingerprint, and what is to be made of them."""
+    """Bytes that a client sent, where the cache has them, and what is to be made of them."""
 
     data: bytes
-    fingerprint: bytes
+    key: str
     served: Served
     task: ResolvedTask
