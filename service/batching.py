@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +29,8 @@ from embedder.errors import EmbedderError
 from service.errors import NonFiniteResult, NotReady, Overloaded
 
 Features: TypeAlias = dict[str, NDArray[np.float32]]  # {tap: [n, D]}
-Run: TypeAlias = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]  # [N, W] -> {tap: [N, D]}
+# [n, W], ... -> {tap: [N, D]}
+Run: TypeAlias = Callable[[Sequence[Tensor], Sequence[str]], dict[str, Tensor]]
 Group: TypeAlias = tuple[tuple[str, ...], int]  # taps, W
 
 _SMOOTHING: Final = 0.2
@@ -224,9 +224,7 @@ class Batcher:
             return [result for job in batch for result in self._results([job])]
 
     def _forward(self, batch: list[Job]) -> list[Features | Exception]:
-        # NumPy's copy takes one thread; torch would wake others for it.
-        windows = torch.from_numpy(np.concatenate([job.windows.numpy() for job in batch]))  # N W
-        found = self._run(windows, batch[0].taps)
+        found = self._run([job.windows for job in batch], batch[0].taps)
         arrays = {tap: values.cpu().numpy() for tap, values in found.items()}  # N D
         results: list[Features | Exception] = []
         first = 0

@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,8 +56,8 @@ class WindowModel(Protocol):
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         """These features in this order, or UnknownTap."""
 
-    def window_features(self, batch: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
-        """[N, W] -> {tap: [N, size]}; "tags" names the labels' probabilities."""
+    def window_features(self, windows: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
+        """[n, W], ... -> {tap: [N, size]}; "tags" names the labels' probabilities."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -62,7 +62,8 @@ class FakeModel:
                 raise UnknownTap(tap, ("mel", "b5"))
         return chosen
 
-    def window_features(self, batch: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
+    def window_features(self, windows: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
+        batch = torch.cat(tuple(windows))
         self.calls += 1
         assert self.may_run.wait(30)
         self.batches.append(tuple(batch.shape))

@@ -11,7 +11,7 @@ from embedder.frontend import LogMel
 from embedder.runtime import tracing
 from embedder.runtime.tracing import TracedLogMel, traced
 from embedder.zoo import MelConfig
-from tests.tensors import waves
+from tests.tensors import distance, waves
 
 LENGTH = 8_000
 CLIPS = 2
@@ -33,7 +33,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 def test_a_trace_gives_the_very_same_log_mel(shapes: list[torch.Size]) -> None:
     plain = LogMel(MelConfig())
     ours = TracedLogMel(plain, [LENGTH])
-    for wave in waves(4 * CLIPS, LENGTH).split(CLIPS):
+    for wave in waves(4 * CLIPS, LENGTH).split(CLIPS):  # the first as it is, then as a trace
         assert torch.equal(ours(wave, CLIPS), plain(wave))
     assert shapes == [(CLIPS, LENGTH)]
 
@@ -54,7 +54,8 @@ def test_threads_share_a_trace(shapes: list[torch.Size]) -> None:
     clips = waves(16, LENGTH).split(1)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda clip: ours(clip, 1), clips))
-    assert all(torch.equal(mel, plain(clip)) for mel, clip in zip(together, clips, strict=True))
+    # Not the very same: threads may differ in how many of torch's they have.
+    assert all(distance(mel, plain(clip)) < 1e-6 for mel, clip in zip(together, clips, strict=True))
     assert len(shapes) == 1
 
 

@@ -35,8 +35,11 @@ class Runtime(Protocol):
     def name(self) -> str:
         """What runs and how exactly, for logs, cache keys and benchmarks."""
 
-    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Windows [N, W] where the network lies -> {name: float32}, as `features_of` gives them."""
+    def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """Windows [n, W], ..., of one length, where the network lies -> {name: float32 [N, ...]}.
+
+        N is the sum of all n; `features_of` says what is in a feature.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,11 @@ class Network:
     def frames(self) -> tuple[int, ...]:
         """Of the usual windows."""
         return tuple(map(self.frontend.n_frames, self.windows))
+
+
+def joined(windows: Sequence[Tensor]) -> Tensor:
+    """[n, W], ... as one [N, W], which is a copy unless there is but one."""
+    return windows[0] if len(windows) == 1 else torch.cat(tuple(windows))
 
 
 def backbone_names(names: Collection[str]) -> tuple[str, ...]:

@@ -6,14 +6,14 @@ Log-mels are computed in float32 before it; sequence models stay in float32.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from embedder.frame_mn import FrameMN
-from embedder.runtime import Network, features_of, outputs_of
+from embedder.runtime import Network, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
 
 # Batches are filled up to the next of these, so that few graphs are captured.
@@ -54,9 +54,9 @@ class CUDARuntime:
         self._lock = threading.Lock()  # a graph has one input
 
     @torch.inference_mode()
-    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """[N, W] on the card -> {name: float32}."""
-        return features_of(self._frontend(windows), names, self._run_all)
+    def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """[n, W], ... on the card -> {name: float32 [N, ...]}."""
+        return features_of(self._frontend(joined(windows)), names, self._run_all)
 
     def _run_all(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         clips = min(SIZES[-1], max(1, RUN_FRAMES // mel.shape[2]))

@@ -13,13 +13,13 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import LifoQueue
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from embedder import __version__
 from embedder.allocator import keep_freed_memory
 from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
-from embedder.runtime import Network, backbone_names, features_of, outputs_of
+from embedder.runtime import Network, backbone_names, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
 from embedder.runtime.tracing import TracedLogMel, traced
 from embedder.threads import threads
@@ -46,6 +46,8 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noq
 openvino.Type.f32.to_dtype()
 
 log = logging.getLogger(__name__)
+
+Run: TypeAlias = Callable[[Tensor], dict[str, Tensor]]  # of a log-mel [N, M, F]
 
 # Frames that one run takes: the maps of more do not stay in the caches.
 RUN_FRAMES: Final = 1024
@@ -95,27 +97,42 @@ class OpenVINORuntime:
         self._requests: dict[tuple[Graph, int], LifoQueue[Any]] = {}
         self._lock = threading.Lock()
 
-    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """[N, W] -> {name: float32}.
+    def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """[n, W], ... -> {name: float32 [N, ...]}.
 
         Where there are several parts, they run side by side from the waveform on: threads that
         share a part wait for each other.
         """
-        frames = self._network.frontend.n_frames(windows.shape[1])
-        graph = self._plan(backbone_names(names), len(windows), frames)
+        frames = self._network.frontend.n_frames(windows[0].shape[1])
+        graph = self._plan(backbone_names(names), sum(map(len, windows)), frames)
         at_once = max(1, RUN_FRAMES // frames) if graph.clips == ANY else graph.clips
-        parts = torch.split(windows, at_once)
+        groups = windows if at_once == 1 else [joined(windows)]
+        parts = [part for group in groups for part in torch.split(group, at_once)]
+        log_mel = partial(self._log_mel, usual=at_once)
         with self._side_by_side(len(parts)) as streams:
-            # One step after the other: what a step needs stays in the caches. A lone log-mel is
-            # one thread's work too: several of torch's would be in the way of the network's.
-            each = map if self._threads == 1 else self._pool.map
-            mels = list(each(partial(self._log_mel, usual=at_once), parts))
-            each = map if streams == 1 else self._pool.map
             run = partial(self._features, names=names, graph=graph, streams=streams)
-            found = list(each(run, mels))
+            found = self._each(parts, log_mel, run, streams)
         if len(found) == 1:
             return found[0]
         return {name: torch.cat([part[name] for part in found]) for name in names}
+
+    def _each(
+        self, parts: Sequence[Tensor], log_mel: Callable[[Tensor], Tensor], run: Run, streams: int
+    ) -> list[dict[str, Tensor]]:
+        """All log-mels, then all runs: what a step needs stays in the caches."""
+        if self._threads == 1:
+            return list(map(run, list(map(log_mel, parts))))
+        if streams == 1:
+            # A log-mel is one thread's work: several of torch's would be in the way of the run's.
+            return list(map(run, self._pool.map(log_mel, parts)))
+
+        def hear(part: Tensor) -> Future[dict[str, Tensor]]:
+            return self._pool.submit(run, log_mel(part))
+
+        # The last one first: this thread, too, needs the interpreter whenever it wakes up.
+        heard = [self._pool.submit(hear, part) for part in parts]
+        runs = [future.result() for future in reversed(heard)]
+        return [future.result() for future in runs][::-1]
 
     @contextmanager
     def _side_by_side(self, parts: int) -> Iterator[int]:
@@ -150,7 +167,8 @@ class OpenVINORuntime:
         if clips < graph.clips:
             mel = functional.pad(mel, (0, 0, 0, 0, 0, graph.clips - clips))
         with self._borrowed(graph, streams) as request:
-            request.infer([mel.numpy()], share_inputs=True)
+            request.set_input_tensor(openvino.Tensor(mel.numpy(), shared_memory=True))
+            request.infer(share_outputs=True)
             outputs = map(request.get_output_tensor, range(len(graph.names)))
             return [torch.from_numpy(output.data[:clips].copy()) for output in outputs]
 

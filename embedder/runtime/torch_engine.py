@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from embedder.runtime import Network, features_of, outputs_of
+from embedder.runtime import Network, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
 
 
@@ -21,9 +21,11 @@ class EagerRuntime:
         self._backbone = network.backbone
 
     @torch.inference_mode()
-    def features(self, windows: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """[N, W] -> {name: float32}."""
-        return features_of(self._frontend(windows), names, partial(outputs_of, self._backbone))
+    def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """[n, W], ... -> {name: float32 [N, ...]}."""
+        return features_of(
+            self._frontend(joined(windows)), names, partial(outputs_of, self._backbone)
+        )
 
 
 class TorchRuntime(EagerRuntime):
