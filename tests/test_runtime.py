@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from embedder import AudioEmbedder, load_audio, runtime
 from embedder.errors import BadRequest
 from embedder.inspect import inspected
-from embedder.runtime import choose, openvino_engine
+from embedder.runtime import Network, Runtime, choose, create, current, openvino_engine
 from embedder.runtime.cuda_engine import halved
 from embedder.zoo import MODELS, DyMNConfig, FrameMNConfig, ModelSpec, lookup
 from tests.hear_kit import tiny_checkpoint
@@ -174,6 +175,42 @@ def test_threads_share_an_engine() -> None:
         together = list(pool.map(model.scene, clips))
     for ours, wave in zip(together, clips, strict=True):
         assert distance(ours, model.scene(wave)) < 1e-6
+
+
+def test_threads_that_come_first_share_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slow(choice: str, network: Network) -> Runtime:
+        made.append(choice)
+        time.sleep(0.05)
+        return create(choice, network)
+
+    monkeypatch.setattr(current, "create", slow)
+    model = run_with(model_of(NETWORKS["mn"]), "torch")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(model.scene, [waves(1, 8_000)] * 4))
+    assert made == ["torch"]
+
+
+def test_networks_are_converted_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = under_way = 0
+
+    def counted(network: Network, graph: openvino_engine.Graph) -> object:
+        nonlocal most, under_way
+        under_way += 1
+        most = max(most, under_way)
+        time.sleep(0.05)
+        model = converted(network, graph)
+        under_way -= 1
+        return model
+
+    converted = openvino_engine._converted
+    monkeypatch.setattr(openvino_engine, "_converted", counted)
+    models = [run_with(model_of(NETWORKS["mn"]), "openvino") for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(lambda model: model.scene(waves(1, 8_000)), models)
+    assert all(torch.equal(first, other) for other in others)
+    assert most == 1
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -11,6 +12,7 @@ from embedder.frontend import LogMel
 from embedder.runtime import Network, Runtime, create
 
 _version_of: Final = attrgetter("_version")
+_making: Final = threading.Lock()
 
 
 class _State(NamedTuple):
@@ -40,11 +42,18 @@ class Current:
     def runtime(self) -> Runtime:
         """What runs the network."""
         state = _State(self.choice, self._weights[0].device, self._version())
-        if self._made is None or self._made[0] != state:
-            identity = self._identity if state.version == self._identified else ""
-            network = Network(self._frontend, self._backbone, state.device, self._windows, identity)
-            self._made = (state, create(self.choice, network))
-        return self._made[1]
+        made = self._made
+        if made is None or made[0] != state:
+            with _making:  # threads that come at the same time share what the first one makes
+                made = self._made
+                if made is None or made[0] != state:
+                    made = self._made = (state, self._engine(state))
+        return made[1]
+
+    def _engine(self, state: _State) -> Runtime:
+        identity = self._identity if state.version == self._identified else ""
+        network = Network(self._frontend, self._backbone, state.device, self._windows, identity)
+        return create(state.choice, network)
 
     def _version(self) -> int:
         return sum(map(_version_of, self._weights))

@@ -64,6 +64,7 @@ KERNELS: Final = {
 # How a graph's file names a layer, and what to add there.
 LAYER: Final = re.compile(r'<layer [^>]*type="(?P<type>\w+)"[^>]*>')
 WISH: Final = '<rt_info><attribute name="primitives_priority" version="0" value="{}" /></rt_info>'
+_converting: Final = threading.Lock()
 # Networks that are compiled several times, each for some of the threads.
 MAX_COPIES: Final = 4
 
@@ -254,7 +255,16 @@ def single_threaded(count: int) -> ThreadPoolExecutor:
 
 
 def convert(network: Network, graph: Graph) -> Any:
-    """An OpenVINO model of the named features: [N, M, F] -> one output a name."""
+    """An OpenVINO model of the named features: [N, M, F] -> one output a name.
+
+    One at a time in a process: OpenVINO's reader of torch's graphs has variables that its threads
+    share, and finds "duplicated producers" where two read at once.
+    """
+    with _converting:
+        return _converted(network, graph)
+
+
+def _converted(network: Network, graph: Graph) -> Any:
     clips = 2 if graph.clips == ANY else graph.clips
     frames = min(network.frames) if graph.frames == ANY else graph.frames
     bands = network.frontend.config.n_mels

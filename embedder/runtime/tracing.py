@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from embedder.frontend import LogMel
 
+_tracing: Final = threading.Lock()
+
 
 def traced(function: Callable[[Tensor], Any], example: Tensor) -> Any:
     """A function of one tensor as it runs for tensors of the example's shape."""
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+    # The tracer and the list of warnings are of the whole process.
+    with _tracing, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         # Tracing is deprecated in favour of torch.export, which takes a minute for a network.
         warnings.simplefilter("ignore")
         return torch.jit.trace(  # type: ignore[no-untyped-call]
