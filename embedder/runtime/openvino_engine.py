@@ -64,9 +64,9 @@ KERNELS: Final = {
 # How a graph's file names a layer, and what to add there.
 LAYER: Final = re.compile(r'<layer [^>]*type="(?P<type>\w+)"[^>]*>')
 WISH: Final = '<rt_info><attribute name="primitives_priority" version="0" value="{}" /></rt_info>'
-_converting: Final = threading.Lock()
 # Networks that are compiled several times, each for some of the threads.
 MAX_COPIES: Final = 4
+_converting: Final = threading.Lock()
 
 
 class Graph(NamedTuple):
