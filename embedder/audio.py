@@ -45,6 +45,7 @@ from embedder.libav import (
 __all__ = [
     "HTTP_LIMITS",
     "OPEN_LIMITS",
+    "SHORT_BLOCK_SECONDS",
     "AudioSource",
     "DecodeLimits",
     "Samples",
@@ -75,6 +76,7 @@ _ZERO_AND_FULL_SCALE: Final = {
     np.dtype(np.float64): (0.0, 1.0),
 }
 _TOO_MANY_PLANES: Final = 8  # from here on PyAV reads beyond a planar frame's planes
+SHORT_BLOCK_SECONDS: Final = 1.0  # blocks that are still in the caches when they are joined
 _CHUNK: Final = 1 << 16  # samples converted at once: single frames are too small for numpy
 
 HTTP_LIMITS: Final = DecodeLimits(
@@ -115,8 +117,7 @@ def load_audio(
     BadRequest
         `sample_rate` is not positive.
     """
-    # In blocks that stay in the caches until all are joined.
-    return np.concatenate(list(stream_audio(source, sample_rate, limits, block_seconds=1.0)))
+    return np.concatenate(list(stream_audio(source, sample_rate, limits, SHORT_BLOCK_SECONDS)))
 
 
 def stream_audio(

@@ -321,7 +321,7 @@ class AudioEmbedder(nn.Module):
 
     @torch.inference_mode()
     def window_features(
-        self, windows: Tensor | Sequence[Tensor], taps: Iterable[str]
+        self, batch: Tensor | Sequence[Tensor], taps: Iterable[str]
     ) -> dict[str, Tensor]:
         """Features of equally long windows: float32 [N, W] -> {tap: [N, size]}.
 
@@ -332,11 +332,11 @@ class AudioEmbedder(nn.Module):
         """
         wanted = set(taps)
         if self.probe is not None and TAGS in wanted:
-            found = self.window_features(windows, {*wanted, *self.probe.taps} - {TAGS})
+            found = self.window_features(batch, {*wanted, *self.probe.taps} - {TAGS})
             found[TAGS] = self.probe.tags(self.join(found, self.probe.taps))
             return {tap: found[tap] for tap in wanted}
         inner = {PROBABILITIES.get(tap, tap) for tap in wanted}
-        groups = [windows] if isinstance(windows, Tensor) else windows
+        groups = [batch] if isinstance(batch, Tensor) else batch
         groups = [group.to(self.device, non_blocking=True) for group in groups]
         found = self._current.runtime().features(groups, inner)
         for tap in wanted & PROBABILITIES.keys():

@@ -32,7 +32,7 @@ from typing import BinaryIO, Final, TypeAlias
 import numpy as np
 
 from embedder.allocator import keep_freed_memory
-from embedder.audio import Samples, stream_audio
+from embedder.audio import SHORT_BLOCK_SECONDS, Samples, stream_audio
 from embedder.errors import AudioTooLarge, EmbedderError
 from embedder.libav import DecodeLimits
 from service.cache import fingerprint
@@ -43,7 +43,6 @@ JOB: Final = struct.Struct("<IQ")
 REPLY: Final = struct.Struct("<BQ")
 DECODED: Final = struct.Struct("<32sQ")
 READY, OK, FAILED = 0, 1, 2
-BLOCK_SECONDS: Final = 1.0  # what is on its way from a decoder's buffers stays in the caches
 SHARED_BYTES: Final = 16 << 20  # two minutes at 32 kHz
 PIPE_BYTES: Final = 1 << 20  # what an unprivileged process may ask for
 
@@ -53,7 +52,7 @@ def decode(
 ) -> tuple[int, bytes, Buffer]:
     """The kind of the reply, its body, and the samples: in `room` where they fit in."""
     try:
-        samples = joined(stream_audio(upload, sample_rate, limits, BLOCK_SECONDS), room)
+        samples = joined(stream_audio(upload, sample_rate, limits, SHORT_BLOCK_SECONDS), room)
     except EmbedderError as error:
         return FAILED, json.dumps([type(error).__name__, str(error)]).encode(), b""
     except MemoryError:
@@ -117,12 +116,11 @@ def serve(jobs: BinaryIO, replies: BinaryIO, shared: mmap.mmap, limits: DecodeLi
 
     def reply(kind: int, body: bytes = b"", samples: Buffer = b"") -> None:
         replies.write(REPLY.pack(kind, len(body)) + body)
-        if len(samples) > len(shared):
+        if len(samples) > len(shared):  # else they are in what is shared
             replies.write(samples)
         replies.flush()
 
     room = np.frombuffer(shared, "<f4")
-
     reply(READY)
     while len(header := jobs.read(JOB.size)) == JOB.size:
         sample_rate, length = JOB.unpack(header)

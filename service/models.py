@@ -56,7 +56,7 @@ class WindowModel(Protocol):
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         """These features in this order, or UnknownTap."""
 
-    def window_features(self, windows: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
+    def window_features(self, batch: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
         """[n, W], ... -> {tap: [N, size]}; "tags" names the labels' probabilities."""
 
 

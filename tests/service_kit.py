@@ -62,18 +62,18 @@ class FakeModel:
                 raise UnknownTap(tap, ("mel", "b5"))
         return chosen
 
-    def window_features(self, windows: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
-        batch = torch.cat(tuple(windows))
+    def window_features(self, batch: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
+        windows = torch.cat(tuple(batch))
         self.calls += 1
         assert self.may_run.wait(30)
-        self.batches.append(tuple(batch.shape))
-        if self.poison is not None and bool((batch[:, 0] == self.poison).any()):
+        self.batches.append(tuple(windows.shape))
+        if self.poison is not None and bool((windows[:, 0] == self.poison).any()):
             raise RuntimeError("poisoned batch")
-        deviation = batch.std(1) if batch.shape[1] > 1 else batch[:, 0] * 0
-        features = torch.stack([batch.mean(1), deviation, batch[:, 0], batch[:, -1]], 1)
+        deviation = windows.std(1) if windows.shape[1] > 1 else windows[:, 0] * 0
+        features = torch.stack([windows.mean(1), deviation, windows[:, 0], windows[:, -1]], 1)
         if self.broken is not None:
-            features[batch[:, 0] == self.broken] = float("nan")
-        tags = torch.stack([-deviation, deviation, batch[:, 0]], 1).sigmoid()
+            features[windows[:, 0] == self.broken] = float("nan")
+        tags = torch.stack([-deviation, deviation, windows[:, 0]], 1).sigmoid()
         return {tap: tags if tap == "tags" else features for tap in taps}
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +61,12 @@ class Network:
 
 def joined(windows: Sequence[Tensor]) -> Tensor:
     """[n, W], ... as one [N, W], which is a copy unless there is but one."""
-    return windows[0] if len(windows) == 1 else torch.cat(tuple(windows))
+    if len(windows) == 1:
+        return windows[0]
+    if windows[0].device.type != "cpu":
+        return torch.cat(tuple(windows))
+    # NumPy's copy takes one thread; torch would wake others for it.
+    return torch.from_numpy(np.concatenate([group.numpy() for group in windows]))
 
 
 def backbone_names(names: Collection[str]) -> tuple[str, ...]:
