@@ -17,7 +17,7 @@ from asyncio import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,22 +55,26 @@ def decoder_version(limits: DecodeLimits) -> str:
 class Decoder:
     """One child process."""
 
-    def __init__(self, process: subprocess.Process, shared: mmap.mmap) -> None:
+    def __init__(self, process: subprocess.Process, pipe: BinaryIO, shared: mmap.mmap) -> None:
         self.process = process
         self.jobs = 0
+        self._pipe = pipe
         self._shared = shared
+        self._late = False
 
     @classmethod
     async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
         """A child that has loaded all it needs; it knows nothing of this server's environment."""
         file = _shared_file()
+        reading, writing = os.pipe()
+        pipe = os.fdopen(writing, "wb", buffering=0)
         try:
             shared = mmap.mmap(file, SHARED_BYTES)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "service.decode_worker"),
                 json.dumps({**asdict(limits), "memory": memory, "shared": file}),
                 pass_fds=[file],
-                stdin=subprocess.PIPE,
+                stdin=reading,
                 stdout=subprocess.PIPE,
                 limit=_PIPE_BUFFER,
                 env={
@@ -80,9 +84,13 @@ class Decoder:
                     "OMP_NUM_THREADS": "1",
                 },
             )
+        except BaseException:
+            pipe.close()
+            raise
         finally:
             os.close(file)
-        decoder = cls(process, shared)
+            os.close(reading)
+        decoder = cls(process, pipe, shared)
         try:
             kind, _ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
             assert kind == READY
@@ -94,20 +102,34 @@ class Decoder:
     @property
     def alive(self) -> bool:
         """Whether it can take a job."""
-        return self.process.returncode is None
+        return self.process.returncode is None and not self._late
 
     async def run(self, upload: bytes, sample_rate: int, seconds: float | None) -> Decoded:
-        """Decode; DecoderDied if the child does not survive it."""
+        """Decode; DecoderDied if the child does not survive it, TimeoutError if it is too slow."""
         self.jobs += 1
-        return await asyncio.wait_for(self._run(upload, sample_rate), seconds)
+        # Its end ends whatever waits for it. asyncio.wait_for would need another task, until 3.12.
+        loop = asyncio.get_running_loop()
+        clock = None if seconds is None else loop.call_later(seconds, self._give_up)
+        try:
+            return await self._run(upload, sample_rate)
+        except DecoderDied as error:
+            if self._late:
+                raise TimeoutError from error
+            raise
+        finally:
+            if clock is not None:
+                clock.cancel()
+
+    def _give_up(self) -> None:
+        self._late = True
+        self.process.kill()
 
     async def stop(self) -> None:
         """End the child, whatever it does."""
         if self.alive:
             self.process.kill()
         await self.process.wait()
-        assert self.process.stdin
-        self.process.stdin.close()
+        self._pipe.close()
         self._shared.close()
 
     async def _run(self, upload: bytes, sample_rate: int) -> Decoded:
@@ -120,15 +142,15 @@ class Decoder:
         return Decoded(await self._samples(size), fingerprint)
 
     async def _send(self, upload: bytes, sample_rate: int) -> None:
-        assert self.process.stdin
         header = JOB.pack(sample_rate, len(upload))
         try:
             if len(upload) <= SHARED_BYTES:
                 self._shared[: len(upload)] = upload
-                self.process.stdin.write(header)
+                # What wakes up the child is often put to sleep for it. A file's write, unlike
+                # that of the event loop, does not keep Python's lock from other threads meanwhile.
+                self._pipe.write(header)
             else:
-                self.process.stdin.writelines([header, upload])
-            await self.process.stdin.drain()
+                await asyncio.to_thread(self._pipe.write, header + upload)
         except ConnectionError as error:
             raise DecoderDied from error
 
@@ -222,7 +244,7 @@ class DecoderPool:
                 except DecoderDied:
                     _log.warning("a decoder died (exit status %s)", decoder.process.returncode)
                     await self._stop(decoder)
-                except (asyncio.TimeoutError, asyncio.CancelledError) as error:
+                except (TimeoutError, asyncio.CancelledError) as error:
                     await self._stop(decoder)
                     if isinstance(error, asyncio.CancelledError):
                         raise

@@ -155,6 +155,11 @@ def problem(
 async def on_embedder_error(_: Request, error: Exception) -> Response:
     """Whatever a caller can cause, and what the server lacks."""
     assert isinstance(error, EmbedderError)
+    return of_error(error)
+
+
+def of_error(error: EmbedderError) -> Response:
+    """The problem document of one of our errors."""
     status = STATUS[type(error)]
     detail, headers = str(error), getattr(error, "headers", None)
     if isinstance(error, WeightsError):  # its message names paths of this machine

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Final
 
-from anyio import fail_after, move_on_after
+from anyio import CancelScope, move_on_after
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedder.errors import EmbedderError
-from service.errors import BodyTimeout, BodyTooLarge, problem
+from service.errors import BodyTimeout, BodyTooLarge, of_error, problem
 from service.limits import Memory
 from service.metrics import Metrics
 
@@ -28,17 +29,22 @@ _log = logging.getLogger(__name__)
 
 
 class Body:
-    """Receives one body within a size, a time and the memory that all bodies share."""
+    """Receives one body within a size and the memory that all bodies share.
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int, seconds: float) -> None:
+    It stops the clock when it is complete. There is one for the whole body, because to set one for
+    every message costs as much as to receive it.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int, clock: CancelScope) -> None:
         self._receive = receive
         self._limit = limit
-        self._seconds = seconds
-        self._deadline = time.monotonic() + seconds
+        self._clock = clock
         self._announced, chunked = _framing(scope)
-        self.complete = not self._announced and not chunked
         self._ended = False  # the empty body of a GET ends with a message too
+        self.complete = not self._announced and not chunked
         self.size = 0
+        if self.complete:
+            self._stop_clock()
 
     async def receive(self, memory: Memory) -> Message:
         """The next message of the body; after its end, whatever comes."""
@@ -46,17 +52,15 @@ class Body:
             return await self._receive()
         if self._announced > self._limit:
             raise BodyTooLarge(self._limit)
-        try:
-            with fail_after(self._deadline - time.monotonic()):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise BodyTimeout(self._seconds) from error
+        message = await self._receive()
         chunk = len(message.get("body", b""))
         if self.size + chunk > self._limit:
             raise BodyTooLarge(self._limit)
         memory.take(chunk)
         self.size += chunk
         self._ended = self.complete = not message.get("more_body", False)
+        if self.complete:
+            self._stop_clock()
         return message
 
     async def drain(self, memory: Memory) -> None:
@@ -64,9 +68,13 @@ class Body:
 
         Closing a connection on a client that still sends would take the answer from it.
         """
+        self._stop_clock()  # or it would end the answer, too
         with contextlib.suppress(EmbedderError), move_on_after(DRAIN_SECONDS):
             while not self.complete and max(self.size, self._announced) <= DRAIN_BYTES:
                 await self.receive(memory)
+
+    def _stop_clock(self) -> None:
+        self._clock.deadline = math.inf
 
 
 class Guard:
@@ -91,7 +99,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        body = Body(scope, receive, self._body_limit(scope["path"]), self._body_seconds)
+        clock = move_on_after(self._body_seconds)
+        body = Body(scope, receive, self._body_limit(scope["path"]), clock)
         timings: dict[str, float] = {}
         scope[TIMINGS] = timings
         status = 0
@@ -108,7 +117,11 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, lambda: body.receive(self._memory), timed_send)
+            with clock:
+                await self._app(scope, lambda: body.receive(self._memory), timed_send)
+            if clock.cancelled_caught:
+                late = of_error(BodyTimeout(self._body_seconds))
+                await late(scope, receive, timed_send)
         except ClientDisconnect:
             status = status or _GONE
         except Exception:

@@ -29,5 +29,11 @@ def test_clients_send_what_the_cache_knows_or_nothing_that_it_knows() -> None:
 
 
 def test_percentiles_are_of_sorted_answers() -> None:
-    answers = Answers(1.0, 0.1, [float(second) for second in range(100)])
+    answers = Answers([], [float(second) for second in range(100)], connections=1, cpu=0.1)
     assert [answers.percentile(percent) for percent in (0, 50, 99, 100)] == [0, 50, 99, 99]
+
+
+def test_the_pace_is_that_of_full_connections() -> None:
+    slow_start, steady, slow_end = [5.0, 5.5], [6.0, 7.0, 8.0, 9.0], [20.0]
+    answers = Answers([*slow_start, *steady, *slow_end], [], connections=2, cpu=0.1)
+    assert answers.pace == 1

@@ -109,20 +109,20 @@ def _row(turns: Sequence[Sequence[Cost]]) -> Row:
     }
 
 
-def write(folder: Path, kind: str, count: int) -> list[str]:
+def write(folder: Path, kind: str, count: int, rate: int = RATE) -> list[str]:
     """So many files of one format; each sound under several names."""
     paths = [folder / f"{index:05d}.{kind}" for index in range(count)]
     for index, path in enumerate(paths):
         if index < DISTINCT:
-            path.write_bytes(encoded(_clip(index, kind), kind))
+            path.write_bytes(encoded(_clip(index, kind, rate), kind, rate))
         else:
             path.hardlink_to(paths[index % DISTINCT])
     return [str(path) for path in paths]
 
 
-def _clip(index: int, kind: str) -> NDArray[np.float32]:
+def _clip(index: int, kind: str, rate: int) -> NDArray[np.float32]:
     """10 s once it is decoded: Vorbis adds up to a block, and longer clips have five windows."""
-    return clip(index)[: -VORBIS_BLOCK if kind == "ogg" else None]
+    return clip(index, rate=rate)[: -VORBIS_BLOCK if kind == "ogg" else None]
 
 
 def process(checkpoint: Path, sharing: Sharing) -> ProcessPoolExecutor:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from eval.bench.material import clip, encoded
+from eval.bench.material import RATE, clip, encoded
 
 _TAIL: Final = struct.Struct("<Q")  # the last four samples of a WAV
 _SOUNDS: Final = 8
@@ -24,15 +24,31 @@ class Load:
     connections: int
     requests: int
     alike: bool = False
+    rate: int = RATE
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """How it went: seconds on the clock and of this process, and those of every answer, sorted."""
+    """How it went: when answers came and how long each took, sorted; seconds of this process."""
 
-    wall: float
-    cpu: float
+    ends: list[float]
     latencies: list[float]
+    connections: int
+    cpu: float
+
+    @property
+    def pace(self) -> float:
+        """Seconds from one answer to the next while all connections wait for one.
+
+        Without the first of each, which meet an idle server, and without the last.
+        """
+        full = self.ends[self.connections : len(self.ends) - self.connections + 1]
+        return (full[-1] - full[0]) / (len(full) - 1)
+
+    @property
+    def cpu_each(self) -> float:
+        """Seconds of this process an answer."""
+        return self.cpu / len(self.latencies)
 
     def percentile(self, percent: float) -> float:
         """Seconds within which so many answers came."""
@@ -46,9 +62,11 @@ def send(load: Load) -> Answers:
 
 
 async def _send(load: Load) -> Answers:
-    sounds = [encoded(clip(seed, load.seconds), "wav") for seed in range(_SOUNDS)]
+    clips = [clip(seed, load.seconds, load.rate) for seed in range(_SOUNDS)]
+    sounds = [encoded(wave, "wav", load.rate) for wave in clips]
     numbers = itertools.count(time.time_ns())  # no two runs send the same
     queue = iter(range(load.requests))
+    ends: list[float] = []
     latencies: list[float] = []
 
     async def client() -> None:
@@ -60,12 +78,13 @@ async def _send(load: Load) -> Answers:
             started = time.perf_counter()
             writer.writelines([head.encode(), memoryview(sound)[: -_TAIL.size], tail])
             await _answered(reader)
-            latencies.append(time.perf_counter() - started)
+            ends.append(time.perf_counter())
+            latencies.append(ends[-1] - started)
         writer.close()
 
-    wall, cpu = time.perf_counter(), time.process_time()
+    cpu = time.process_time()
     await asyncio.gather(*(client() for _ in range(load.connections)))
-    return Answers(time.perf_counter() - wall, time.process_time() - cpu, sorted(latencies))
+    return Answers(ends, sorted(latencies), load.connections, time.process_time() - cpu)
 
 
 async def _answered(reader: asyncio.StreamReader) -> None:

@@ -1,6 +1,7 @@
 """`bench-server`: a real server and real clients, against decoding and network alone, in one run.
 
-All take turns, so that whatever else the machine does meets all. The clients' process shares the
+All take short turns, so that whatever else the machine does meets all; ratios are of one round
+each. Decoders alone use every core, as the network alone does. The clients' process shares the
 cores with the server; what it costs is told.
 """
 
@@ -12,17 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Annotated, Any, Final
 
 import httpx
 import typer
 
+from embedder.allocator import keep_freed_memory
 from embedder.errors import BadRequest
 from embedder.threads import available_cores
 from eval.bench import bulk
@@ -36,86 +39,136 @@ CONNECTIONS: Final = 16
 START_SECONDS: Final = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one round found at one sample rate; `server`: seconds of its processors an answer."""
+
+    engine: Cost
+    decoder: Cost
+    answers: Answers
+    server: float
+
+
 def bench_server(
     model: Annotated[str, typer.Option(help="Architecture; weights are random.")] = "mn10_as",
-    requests: Annotated[int, typer.Option(help="Of 10 s, in a round.")] = 400,
-    rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 3,
+    rates: Annotated[str, typer.Option(help="Sample rates of the WAVs, in Hz.")] = "44100,32000",
+    requests: Annotated[int, typer.Option(help="Of 10 s, in a round.")] = 160,
+    rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 12,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure a server at saturation and alone, and its cache."""
-    cores = available_cores()
-    sharing = Sharing(cores, 0, cores)
-    with tempfile.TemporaryDirectory() as name:
-        checkpoint = write_checkpoint(model, Path(name))
-        files = bulk.write(Path(name), "wav", bulk.DISTINCT)
-        context = get_context("spawn")
-        with (
-            _server(checkpoint) as (port, server),
-            bulk.process(checkpoint, sharing) as alone,
-            ProcessPoolExecutor(1, context) as clients,
-        ):
-            full = Load(port, SECONDS, CONNECTIONS, requests)
-            lone = Load(port, SECONDS, 1, requests // 4)
-            hits = Load(port, HIT_SECONDS, 1, 10 * requests, alike=True)
-            many_hits = Load(port, HIT_SECONDS, CONNECTIONS, 10 * requests, alike=True)
-            turns = []
-            for _ in range(rounds):
-                engine, decoder = (
-                    alone.submit(step, files, sharing).result()
-                    for step in (bulk.engine, bulk.decode)
-                )
-                answers = [
-                    _measured(server, clients, load) for load in (full, lone, hits, many_hits)
-                ]
-                turns.append((engine, decoder, answers))
-    loads = zip(*(answers for _, _, answers in turns), strict=True)
-    names = ("10 s, 16 clients", "10 s, one client", "hit, one client", "hit, 16 clients")
-    rows = [_row(name, load) for name, load in zip(names, loads, strict=True)]
-    title = f"{model}, {cores} cores"
+    if requests <= 2 * CONNECTIONS:
+        raise BadRequest(f"{requests} requests; send more than {2 * CONNECTIONS} in a round")
+    saturated: dict[int, list[Turn]] = {int(rate): [] for rate in rates.split(",")}
+    with tempfile.TemporaryDirectory() as name, _Bench(model, Path(name)) as bench:
+        port = bench.port
+        others = {
+            "10 s, one client": Load(port, SECONDS, 1, requests // 4),
+            "hit, one client": Load(port, HIT_SECONDS, 1, 10 * requests, alike=True),
+            f"hit, {CONNECTIONS} clients": Load(
+                port, HIT_SECONDS, CONNECTIONS, 10 * requests, alike=True
+            ),
+        }
+        found: dict[str, list[tuple[Answers, float]]] = {name: [] for name in others}
+        for _ in range(rounds):
+            for rate, turns in saturated.items():
+                turns.append(bench.turn(rate, requests))
+            for load_name, load in others.items():
+                found[load_name].append(bench.measured(load))
+    rows = [
+        *(
+            _row(
+                f"10 s at {rate} Hz, {CONNECTIONS} clients", [(t.answers, t.server) for t in turns]
+            )
+            for rate, turns in saturated.items()
+        ),
+        *(_row(load_name, answers) for load_name, answers in found.items()),
+    ]
+    title = f"{model}, {available_cores()} cores"
     typer.echo(report(rows, out, title))
-    parts = [_parts(engine, decoder, answers[0], cores) for engine, decoder, answers in turns]
-    sums = {key: median(part[key] for part in parts) for key in parts[0]}
+    parts = [_parts(rate, turns) for rate, turns in saturated.items()]
     typer.echo()
-    typer.echo(report([sums], _beside(out), f"{title}: the server at saturation and its parts"))
+    typer.echo(report(parts, _beside(out), f"{title}: the server at saturation and its parts"))
 
 
-def _row(name: str, rounds: tuple[tuple[Answers, float], ...]) -> Row:
+class _Bench:
+    """A server, its clients, and what it is made of, each in processes of its own."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        self._checkpoint = write_checkpoint(model, folder)
+        self._folder = folder
+        self._cores = available_cores()
+        self._sharing = Sharing(self._cores, 0, self._cores)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Bench:
+        enter, context = self._stack.enter_context, get_context("spawn")
+        self.port, self._server = enter(_server(self._checkpoint))
+        self._network = enter(bulk.process(self._checkpoint, self._sharing))
+        self._decoders = [
+            enter(ProcessPoolExecutor(1, context, keep_freed_memory)) for _ in range(self._cores)
+        ]
+        self._clients = enter(ProcessPoolExecutor(1, context))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def turn(self, rate: int, requests: int) -> Turn:
+        """The network alone, the decoders alone, and the server."""
+        files = self._files(rate)
+        engine = self._network.submit(bulk.engine, files, self._sharing).result()
+        decoding = [one.submit(bulk.decode, files, self._sharing) for one in self._decoders]
+        costs = [one.result() for one in decoding]
+        decoder = Cost(*(fmean(getattr(cost, name) for cost in costs) for name in ("wall", "cpu")))
+        answers, server = self.measured(Load(self.port, SECONDS, CONNECTIONS, requests, rate=rate))
+        return Turn(engine, decoder, answers, server)
+
+    def measured(self, load: Load) -> tuple[Answers, float]:
+        """What clients saw, and the seconds of processors that the server took for an answer."""
+        before = _cpu_seconds(self._server)
+        answers = self._clients.submit(send, load).result()
+        return answers, (_cpu_seconds(self._server) - before) / load.requests
+
+    def _files(self, rate: int) -> list[str]:
+        folder = self._folder / str(rate)
+        if not folder.exists():
+            folder.mkdir()
+            bulk.write(folder, "wav", bulk.DISTINCT, rate)
+        return sorted(map(str, folder.iterdir()))
+
+
+def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> Row:
     """Medians over rounds."""
-    row: Row = {
-        "load": name,
-        "requests/s": median(len(found.latencies) / found.wall for found, _ in rounds),
-    }
+    row: Row = {"load": name, "requests/s": median(1 / found.pace for found, _ in rounds)}
     for percent in (50, 90, 99):
         row[f"p{percent} ms"] = 1000 * median(found.percentile(percent) for found, _ in rounds)
-    row["server CPU ms"] = 1000 * median(cpu / len(found.latencies) for found, cpu in rounds)
-    row["client CPU ms"] = 1000 * median(found.cpu / len(found.latencies) for found, _ in rounds)
+    row["server CPU ms"] = 1000 * median(cpu for _, cpu in rounds)
+    row["client CPU ms"] = 1000 * median(found.cpu_each for found, _ in rounds)
     return row
 
 
-def _parts(engine: Cost, decoder: Cost, measured: tuple[Answers, float], cores: int) -> Row:
-    """A clip's cost in the server, and alone; decoding alone would use all cores."""
-    found, cpu = measured
-    count = len(found.latencies)
-    wall, client = found.wall / count, found.cpu / count
+def _parts(rate: int, turns: Sequence[Turn]) -> Row:
+    """Medians over rounds of what the parts and the server do; ratios are of one round each."""
+    cores = available_cores()
+    rounds = [_ratios(turn, cores) for turn in turns]
+    return {"Hz": rate} | {key: median(row[key] for row in rounds) for key in rounds[0]}
+
+
+def _ratios(turn: Turn, cores: int) -> dict[str, float]:
+    engine, decoder, pace = turn.engine, turn.decoder, turn.answers.pace
     parts = engine.wall + decoder.wall / cores
     return {
         "network/s": 1 / engine.wall,
         "decode/s": cores / decoder.wall,
         "parts/s": 1 / parts,
-        "server/s": 1 / wall,
-        "server/parts": parts / wall,
-        "with clients": (parts + client / cores) / wall,
+        "server/s": 1 / pace,
+        "server/parts": parts / pace,
+        "with clients": (parts + turn.answers.cpu_each / cores) / pace,
         "parts CPU ms": 1000 * (engine.cpu + decoder.cpu),
-        "server CPU ms": 1000 * cpu / count,
-        "CPU ratio": (engine.cpu + decoder.cpu) * count / cpu,
+        "server CPU ms": 1000 * turn.server,
+        "CPU ratio": (engine.cpu + decoder.cpu) / turn.server,
     }
-
-
-def _measured(server: Any, clients: ProcessPoolExecutor, load: Load) -> tuple[Answers, float]:
-    """What clients saw, and the seconds of processors that the server took."""
-    before = _cpu_seconds(server)
-    answers = clients.submit(send, load).result()
-    return answers, _cpu_seconds(server) - before
 
 
 def _cpu_seconds(server: Any) -> float:
