@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         default=1536 * MiB, description="Address space of one decoder."
     )
     decode_jobs: PositiveInt = Field(
-        default=1000, description="A decoder is replaced after so many."
+        default=10_000, description="A decoder is replaced after so many."
     )
 
     # Cache
