@@ -6,7 +6,9 @@ Exit codes: 0 all is well, 1 some files failed, 2 the command could not be carri
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import json
 import os
 import textwrap
@@ -171,6 +173,8 @@ def serve(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    # At its end a process would look for garbage among all that torch has made, for half a second.
+    atexit.register(gc.freeze)
     try:
         app(args=None if argv is None else list(argv), prog_name="embedder")
     except SystemExit as end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,13 +38,25 @@ def load(
 ) -> AudioEmbedder:
     """The model; `taps` separated by commas."""
     wait_asleep()
-    import torch
-
-    from embedder.model import AudioEmbedder
-
-    torch.set_num_threads(threads())
     chosen = None if taps is None else [tap.strip() for tap in taps.split(",")]
-    return AudioEmbedder.load(name, weights, chosen, device, runtime)
+    with _what_comes_stays():
+        import torch
+
+        from embedder.model import AudioEmbedder
+
+        torch.set_num_threads(threads())
+        return AudioEmbedder.load(name, weights, chosen, device, runtime)
+
+
+@contextmanager
+def _what_comes_stays() -> Iterator[None]:
+    """Python's collector looks at nothing that is made here: it would, all through the start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager
