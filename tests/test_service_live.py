@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,6 +164,16 @@ def test_a_body_that_does_not_arrive_is_ended_with_408() -> None:
         assert b'"code":"body_timeout"' in answer
         with client_of(port) as client:
             assert client.get("/readyz").status_code == 200
+
+
+def test_a_body_that_has_arrived_is_computed_for_as_long_as_it_takes() -> None:
+    model = FakeModel()
+    with live(fake_app(model, body_seconds=1)) as port, client_of(port) as client:
+        model.may_run.clear()
+        end = threading.Timer(1.5, model.may_run.set)
+        end.start()
+        assert client.post("/embed", content=wav()).status_code == 200
+        end.join()
 
 
 def test_a_head_that_does_not_arrive_is_ended() -> None:

@@ -39,7 +39,7 @@ def load(
     """The model; `taps` separated by commas."""
     wait_asleep()
     chosen = None if taps is None else [tap.strip() for tap in taps.split(",")]
-    with _what_comes_stays():
+    with _uncollected():
         import torch
 
         from embedder.model import AudioEmbedder
@@ -49,8 +49,8 @@ def load(
 
 
 @contextmanager
-def _what_comes_stays() -> Iterator[None]:
-    """Python's collector looks at nothing that is made here: it would, all through the start."""
+def _uncollected() -> Iterator[None]:
+    """What is made here stays, so Python's collector need not look through it, now or later."""
     gc.disable()
     try:
         yield

@@ -57,7 +57,7 @@ class Cost:
 
 def bench_bulk(
     model: Annotated[str, typer.Option(help="Architecture; weights are random.")] = "mn10_as",
-    clips: Annotated[int, typer.Option(help="Files of 10 s in a job.")] = 256,
+    clips: Annotated[int, typer.Option(help="Files of 10 s in a job.")] = 1024,
     rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 3,
     kinds: Annotated[str, typer.Option(help="Formats of the files.")] = ",".join(FORMATS),
     share: Annotated[str, typer.Option(help="How the cores are shared.")] = ",".join(SHARINGS),

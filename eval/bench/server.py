@@ -31,7 +31,7 @@ from embedder.threads import available_cores
 from eval.bench import bulk
 from eval.bench.bulk import Cost, Sharing
 from eval.bench.load import Answers, Load, send
-from eval.bench.material import SECONDS, write_checkpoint
+from eval.bench.material import RATE, SECONDS, write_checkpoint
 from eval.bench.report import Row, report
 
 HIT_SECONDS: Final = 1.6  # 100 KB
@@ -41,17 +41,16 @@ START_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one round found at one sample rate; `server`: seconds of its processors an answer."""
+    """What one round found at one sample rate."""
 
     engine: Cost
     decoder: Cost
-    answers: Answers
-    server: float
+    measured: tuple[Answers, float]  # what clients saw, and the server's CPU seconds an answer
 
 
 def bench_server(
     model: Annotated[str, typer.Option(help="Architecture; weights are random.")] = "mn10_as",
-    rates: Annotated[str, typer.Option(help="Sample rates of the WAVs, in Hz.")] = "44100,32000",
+    rate: Annotated[list[int], typer.Option(help="Of the WAVs, in Hz.")] = [44_100, RATE],  # noqa: B006
     requests: Annotated[int, typer.Option(help="Of 10 s, in a round.")] = 160,
     rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 12,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
@@ -59,7 +58,7 @@ def bench_server(
     """Measure a server at saturation and alone, and its cache."""
     if requests <= 2 * CONNECTIONS:
         raise BadRequest(f"{requests} requests; send more than {2 * CONNECTIONS} in a round")
-    saturated: dict[int, list[Turn]] = {int(rate): [] for rate in rates.split(",")}
+    saturated: dict[int, list[Turn]] = {hertz: [] for hertz in rate}
     with tempfile.TemporaryDirectory() as name, _Bench(model, Path(name)) as bench:
         port = bench.port
         others = {
@@ -70,23 +69,23 @@ def bench_server(
             ),
         }
         found: dict[str, list[tuple[Answers, float]]] = {name: [] for name in others}
+        for hertz in rate:
+            bench.turn(hertz, 4 * CONNECTIONS)  # kernels are made, files are read
         for _ in range(rounds):
-            for rate, turns in saturated.items():
-                turns.append(bench.turn(rate, requests))
+            for hertz, turns in saturated.items():
+                turns.append(bench.turn(hertz, requests))
             for load_name, load in others.items():
                 found[load_name].append(bench.measured(load))
     rows = [
         *(
-            _row(
-                f"10 s at {rate} Hz, {CONNECTIONS} clients", [(t.answers, t.server) for t in turns]
-            )
-            for rate, turns in saturated.items()
+            _row(f"10 s at {hertz} Hz, {CONNECTIONS} clients", [turn.measured for turn in turns])
+            for hertz, turns in saturated.items()
         ),
         *(_row(load_name, answers) for load_name, answers in found.items()),
     ]
     title = f"{model}, {available_cores()} cores"
     typer.echo(report(rows, out, title))
-    parts = [_parts(rate, turns) for rate, turns in saturated.items()]
+    parts = [_parts(hertz, turns) for hertz, turns in saturated.items()]
     typer.echo()
     typer.echo(report(parts, _beside(out), f"{title}: the server at saturation and its parts"))
 
@@ -121,8 +120,8 @@ class _Bench:
         decoding = [one.submit(bulk.decode, files, self._sharing) for one in self._decoders]
         costs = [one.result() for one in decoding]
         decoder = Cost(*(fmean(getattr(cost, name) for cost in costs) for name in ("wall", "cpu")))
-        answers, server = self.measured(Load(self.port, SECONDS, CONNECTIONS, requests, rate=rate))
-        return Turn(engine, decoder, answers, server)
+        load = Load(self.port, SECONDS, CONNECTIONS, requests, rate=rate)
+        return Turn(engine, decoder, self.measured(load))
 
     def measured(self, load: Load) -> tuple[Answers, float]:
         """What clients saw, and the seconds of processors that the server took for an answer."""
@@ -148,15 +147,17 @@ def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> Row:
     return row
 
 
-def _parts(rate: int, turns: Sequence[Turn]) -> Row:
+def _parts(hertz: int, turns: Sequence[Turn]) -> Row:
     """Medians over rounds of what the parts and the server do; ratios are of one round each."""
     cores = available_cores()
     rounds = [_ratios(turn, cores) for turn in turns]
-    return {"Hz": rate} | {key: median(row[key] for row in rounds) for key in rounds[0]}
+    return {"Hz": hertz} | {key: median(row[key] for row in rounds) for key in rounds[0]}
 
 
 def _ratios(turn: Turn, cores: int) -> dict[str, float]:
-    engine, decoder, pace = turn.engine, turn.decoder, turn.answers.pace
+    engine, decoder = turn.engine, turn.decoder
+    answers, cpu = turn.measured
+    pace = answers.pace
     parts = engine.wall + decoder.wall / cores
     return {
         "network/s": 1 / engine.wall,
@@ -164,10 +165,10 @@ def _ratios(turn: Turn, cores: int) -> dict[str, float]:
         "parts/s": 1 / parts,
         "server/s": 1 / pace,
         "server/parts": parts / pace,
-        "with clients": (parts + turn.answers.cpu_each / cores) / pace,
+        "with clients": (parts + answers.cpu_each / cores) / pace,
         "parts CPU ms": 1000 * (engine.cpu + decoder.cpu),
-        "server CPU ms": 1000 * turn.server,
-        "CPU ratio": (engine.cpu + decoder.cpu) / turn.server,
+        "server CPU ms": 1000 * cpu,
+        "CPU ratio": (engine.cpu + decoder.cpu) / cpu,
     }
 
 
