@@ -121,16 +121,19 @@ class Decoder:
                 clock.cancel()
 
     def _give_up(self) -> None:
+        self._kill()
         self._late = True
-        self.process.kill()
 
     async def stop(self) -> None:
         """End the child, whatever it does."""
-        if self.alive:
-            self.process.kill()
+        self._kill()
         await self.process.wait()
         self._pipe.close()
         self._shared.close()
+
+    def _kill(self) -> None:
+        if self.alive:
+            self.process.kill()
 
     async def _run(self, upload: bytes, sample_rate: int) -> Decoded:
         await self._send(upload, sample_rate)
@@ -142,15 +145,15 @@ class Decoder:
         return Decoded(await self._samples(size), fingerprint)
 
     async def _send(self, upload: bytes, sample_rate: int) -> None:
-        header = JOB.pack(sample_rate, len(upload))
+        fits = len(upload) <= SHARED_BYTES
+        if fits:
+            self._shared[: len(upload)] = upload
         try:
-            if len(upload) <= SHARED_BYTES:
-                self._shared[: len(upload)] = upload
-                # What wakes up the child is often put to sleep for it. A file's write, unlike
-                # that of the event loop, does not keep Python's lock from other threads meanwhile.
-                self._pipe.write(header)
-            else:
-                await asyncio.to_thread(self._pipe.write, header + upload)
+            # What wakes up the child is often put to sleep for it. A file's write, unlike that of
+            # the event loop, does not keep Python's lock from other threads meanwhile.
+            self._pipe.write(JOB.pack(sample_rate, len(upload)))
+            if not fits:
+                await asyncio.to_thread(self._pipe.write, upload)
         except ConnectionError as error:
             raise DecoderDied from error
 
