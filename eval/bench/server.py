@@ -58,8 +58,10 @@ def bench_server(
     """Measure a server at saturation and alone, and its cache."""
     if requests <= 2 * CONNECTIONS:
         raise BadRequest(f"{requests} requests; send more than {2 * CONNECTIONS} in a round")
+    cores = available_cores()
     saturated: dict[int, list[Turn]] = {hertz: [] for hertz in rate}
-    with tempfile.TemporaryDirectory() as name, _Bench(model, Path(name)) as bench:
+    with tempfile.TemporaryDirectory() as name, _bench(model, cores, Path(name)) as bench:
+        files = {hertz: _files(Path(name, str(hertz)), hertz) for hertz in saturated}
         port = bench.port
         others = {
             "10 s, one client": Load(port, SECONDS, 1, requests // 4),
@@ -69,11 +71,11 @@ def bench_server(
             ),
         }
         found: dict[str, list[tuple[Answers, float]]] = {name: [] for name in others}
-        for hertz in rate:
-            bench.turn(hertz, 4 * CONNECTIONS)  # kernels are made, files are read
+        for hertz in saturated:
+            bench.turn(files[hertz], hertz, 4 * CONNECTIONS)  # kernels are made, files are read
         for _ in range(rounds):
             for hertz, turns in saturated.items():
-                turns.append(bench.turn(hertz, requests))
+                turns.append(bench.turn(files[hertz], hertz, requests))
             for load_name, load in others.items():
                 found[load_name].append(bench.measured(load))
     rows = [
@@ -83,58 +85,58 @@ def bench_server(
         ),
         *(_row(load_name, answers) for load_name, answers in found.items()),
     ]
-    title = f"{model}, {available_cores()} cores"
+    title = f"{model}, {cores} cores"
     typer.echo(report(rows, out, title))
-    parts = [_parts(hertz, turns) for hertz, turns in saturated.items()]
+    parts = [_parts(hertz, turns, cores) for hertz, turns in saturated.items()]
     typer.echo()
     typer.echo(report(parts, _beside(out), f"{title}: the server at saturation and its parts"))
 
 
+@dataclass(frozen=True, slots=True)
 class _Bench:
     """A server, its clients, and what it is made of, each in processes of its own."""
 
-    def __init__(self, model: str, folder: Path) -> None:
-        self._checkpoint = write_checkpoint(model, folder)
-        self._folder = folder
-        self._cores = available_cores()
-        self._sharing = Sharing(self._cores, 0, self._cores)
-        self._stack = ExitStack()
+    port: int
+    server: Any
+    sharing: Sharing
+    network: ProcessPoolExecutor
+    decoders: Sequence[ProcessPoolExecutor]
+    clients: ProcessPoolExecutor
 
-    def __enter__(self) -> _Bench:
-        enter, context = self._stack.enter_context, get_context("spawn")
-        self.port, self._server = enter(_server(self._checkpoint))
-        self._network = enter(bulk.process(self._checkpoint, self._sharing))
-        self._decoders = [
-            enter(ProcessPoolExecutor(1, context, keep_freed_memory)) for _ in range(self._cores)
-        ]
-        self._clients = enter(ProcessPoolExecutor(1, context))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def turn(self, rate: int, requests: int) -> Turn:
+    def turn(self, files: Sequence[str], rate: int, requests: int) -> Turn:
         """The network alone, the decoders alone, and the server."""
-        files = self._files(rate)
-        engine = self._network.submit(bulk.engine, files, self._sharing).result()
-        decoding = [one.submit(bulk.decode, files, self._sharing) for one in self._decoders]
+        engine = self.network.submit(bulk.engine, files, self.sharing).result()
+        decoding = [one.submit(bulk.decode, files, self.sharing) for one in self.decoders]
         costs = [one.result() for one in decoding]
-        decoder = Cost(*(fmean(getattr(cost, name) for cost in costs) for name in ("wall", "cpu")))
+        decoder = Cost(fmean(cost.wall for cost in costs), fmean(cost.cpu for cost in costs))
         load = Load(self.port, SECONDS, CONNECTIONS, requests, rate=rate)
         return Turn(engine, decoder, self.measured(load))
 
     def measured(self, load: Load) -> tuple[Answers, float]:
         """What clients saw, and the seconds of processors that the server took for an answer."""
-        before = _cpu_seconds(self._server)
-        answers = self._clients.submit(send, load).result()
-        return answers, (_cpu_seconds(self._server) - before) / load.requests
+        before = _cpu_seconds(self.server)
+        answers = self.clients.submit(send, load).result()
+        return answers, (_cpu_seconds(self.server) - before) / load.requests
 
-    def _files(self, rate: int) -> list[str]:
-        folder = self._folder / str(rate)
-        if not folder.exists():
-            folder.mkdir()
-            bulk.write(folder, "wav", bulk.DISTINCT, rate)
-        return sorted(map(str, folder.iterdir()))
+
+@contextmanager
+def _bench(model: str, cores: int, folder: Path) -> Iterator[_Bench]:
+    """All processes; they end with the context, also if not all of them start."""
+    checkpoint = write_checkpoint(model, folder)
+    sharing = Sharing(cores, 0, cores)
+    context = get_context("spawn")
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        port, server = enter(_server(checkpoint))
+        network = enter(bulk.process(checkpoint, sharing))
+        decoders = [enter(ProcessPoolExecutor(1, context, keep_freed_memory)) for _ in range(cores)]
+        clients = enter(ProcessPoolExecutor(1, context))
+        yield _Bench(port, server, sharing, network, decoders, clients)
+
+
+def _files(folder: Path, rate: int) -> list[str]:
+    folder.mkdir()
+    return bulk.write(folder, "wav", bulk.DISTINCT, rate)
 
 
 def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> Row:
@@ -147,9 +149,8 @@ def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> Row:
     return row
 
 
-def _parts(hertz: int, turns: Sequence[Turn]) -> Row:
+def _parts(hertz: int, turns: Sequence[Turn], cores: int) -> Row:
     """Medians over rounds of what the parts and the server do; ratios are of one round each."""
-    cores = available_cores()
     rounds = [_ratios(turn, cores) for turn in turns]
     return {"Hz": hertz} | {key: median(row[key] for row in rounds) for key in rounds[0]}
 
