@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from service.flights import Flights
 from service.limits import Memory, Places
 from service.metrics import Metrics
 from service.models import Models
-from service.off_loop import off_loop
+from service.off_loop import OffLoop
 from service.settings import Settings
 from service.tasks import Answer, CacheState, ResolvedTask, Task, Upload
 
@@ -164,16 +165,18 @@ class Engine:
         count = task.plan.n_windows(samples.size)
         if task.asked.kind == "scene":
             total: NDArray[np.float64] = np.zeros(1)
-            async for group in _features(samples, upload):
-                total = total + group.sum(0, dtype=np.float64)
+            async with aclosing(_features(samples, upload)) as groups:
+                async for group in groups:
+                    total = total + group.sum(0, dtype=np.float64)
             return (total / count).astype(np.float32)
         rows: NDArray[np.float32] | None = None
         first = 0
-        async for group in _features(samples, upload):
-            if rows is None:  # made whole at once: to join parts would take their memory again
-                rows = np.empty((count, *group.shape[1:]), np.float32)
-            rows[first : first + len(group)] = group
-            first += len(group)
+        async with aclosing(_features(samples, upload)) as groups:
+            async for group in groups:
+                if rows is None:  # made whole at once: to join parts would take their memory again
+                    rows = np.empty((count, *group.shape[1:]), np.float32)
+                rows[first : first + len(group)] = group
+                first += len(group)
         assert rows is not None
         return task.joined(rows, samples.size, rate)
 
@@ -209,25 +212,30 @@ class Engine:
 
 async def _features(
     samples: NDArray[np.float32], upload: Upload
-) -> AsyncIterator[NDArray[np.float32]]:
+) -> AsyncGenerator[NDArray[np.float32], None]:
     """The joined features of a clip's windows [n, D], some windows at a time."""
     batcher, taps = upload.served.batcher, upload.task.taps
-    async for windows in _windows(samples, upload.task, batcher.limits.max_samples):
-        features = await batcher.submit(windows, taps)
-        yield np.concatenate([features[tap] for tap in taps], axis=1)
+    async with aclosing(_windows(samples, upload.task, batcher.limits.max_samples)) as groups:
+        async for windows in groups:
+            features = await batcher.submit(windows, taps)
+            yield np.concatenate([features[tap] for tap in taps], axis=1)
 
 
 async def _windows(
     samples: NDArray[np.float32], task: ResolvedTask, batch_samples: int
-) -> AsyncIterator[Tensor]:
+) -> AsyncGenerator[Tensor, None]:
     """The windows of a clip [S], some [n, W] at a time, each small enough for one batch."""
     wave = torch.from_numpy(samples)[None]
     if task.whole(samples.size):
         yield wave
         return
-    groups = cut(iter(torch.split(wave, batch_samples, dim=1)), task.plan, batch_samples)
-    async for group in off_loop(groups):
-        yield group[0]
+    blocks = iter(torch.split(wave, batch_samples, dim=1))
+    steps = OffLoop(group[0] for group in cut(blocks, task.plan, batch_samples))
+    try:
+        async for windows in steps:
+            yield windows
+    finally:
+        steps.close()
 
 
 def _result_key(fingerprint: bytes, upload: Upload) -> str:

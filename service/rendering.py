@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import io
 import zipfile
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Generator, Iterator
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import orjson
 from fastapi import Response
-from fastapi.responses import StreamingResponse
 from numpy.typing import NDArray
 
 from embedder.annotations import as_json
 from embedder.events import Event, EventFinder, EventRules, in_order
 from service.errors import TooMuchWork
 from service.negotiation import JSON, NPY, NPZ
-from service.off_loop import off_loop
+from service.off_loop import Streamed
 from service.tasks import Answer
+
+Pieces: TypeAlias = Generator[bytes, None, None]
 
 PIECE_VALUES: Final = 1 << 16  # about 3 ms of making JSON
 PIECE_TAGS: Final = 1 << 12  # a label with its score takes as long as many numbers
@@ -79,10 +80,10 @@ def _check_events(events: list[Event]) -> None:
         )
 
 
-def _response(answer: Answer, media_type: str, pieces: Iterator[bytes], long: bool) -> Response:
+def _response(answer: Answer, media_type: str, pieces: Pieces, long: bool) -> Response:
     headers = {"x-cache": answer.cache, "x-model": answer.served.model.name}
     if long:
-        return StreamingResponse(off_loop(pieces), headers=headers, media_type=media_type)
+        return Streamed(pieces, headers, media_type)
     return Response(b"".join(pieces), headers=headers, media_type=media_type)
 
 
@@ -103,7 +104,7 @@ def _head(answer: Answer) -> dict[str, Any]:
     return head
 
 
-def _embedding(answer: Answer) -> Iterator[bytes]:
+def _embedding(answer: Answer) -> Pieces:
     """A vector [D], or rows [n, D]."""
     values = answer.values
     step = max(1, PIECE_VALUES * len(values) // values.size)
@@ -111,7 +112,7 @@ def _embedding(answer: Answer) -> Iterator[bytes]:
     return _listing(_head(answer), "embedding", pieces)
 
 
-def _tags(answer: Answer, top_k: int) -> Iterator[bytes]:
+def _tags(answer: Answer, top_k: int) -> Pieces:
     labels = answer.served.model.labels
     if answer.task.asked.kind == "scene":
         pieces = iter([_dump(top_tags(answer.values, labels, top_k))[1:-1]])
@@ -135,7 +136,7 @@ def top_tags(
     return [{"label": labels[i], "score": scores[i], "index": int(i)} for i in best]
 
 
-def _listing(head: dict[str, Any], name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _listing(head: dict[str, Any], name: str, pieces: Iterator[bytes]) -> Pieces:
     """One JSON object whose last member is a list that comes in pieces."""
     yield _dump(head)[:-1] + b"," + _dump(name) + b":["
     comma = b""
@@ -149,7 +150,7 @@ def _dump(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _npy(array: NDArray[Any]) -> Iterator[bytes]:
+def _npy(array: NDArray[Any]) -> Pieces:
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
     yield file.getvalue()
@@ -158,7 +159,7 @@ def _npy(array: NDArray[Any]) -> Iterator[bytes]:
         yield raw[first : first + PIECE_VALUES].tobytes()
 
 
-def _npz(answer: Answer) -> Iterator[bytes]:
+def _npz(answer: Answer) -> Pieces:
     """What np.savez writes, as it is written."""
     asked = answer.task.asked
     name: str = "probabilities" if asked.output == "events" else asked.output
