@@ -8,6 +8,7 @@ Axes: B clips, S samples, n windows a clip, N = B n, W samples a window, T times
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -391,6 +392,9 @@ class AudioEmbedder(nn.Module):
                 raise UnknownTap(tap, self.tap_sizes)
         if not chosen:
             raise BadRequest("no taps named; name at least one")
+        [(tap, times)] = Counter(chosen).most_common(1)
+        if times > 1:
+            raise BadRequest(f"tap {tap!r} is named {times} times; name each once")
         return chosen
 
 

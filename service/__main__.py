@@ -11,7 +11,7 @@ import uvicorn
 
 from embedder.errors import EmbedderError
 from embedder.threads import wait_asleep
-from service.protocol import HeadDeadline
+from service.protocol import BoundedHttp
 from service.settings import Settings
 
 _FACTORY = "service.app:create_app"
@@ -30,7 +30,7 @@ def serve(settings: Settings | None = None) -> int:
     options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
-        "http": HeadDeadline,
+        "http": BoundedHttp,
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": 30,
