@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -42,6 +42,7 @@ class FakeModel:
     spec = lookup("mn01_as")
     labels = ("quiet", "loud", "rough")
     taps = ("mel",)
+    tap_sizes: Mapping[str, int] = {"mel": 4, "b5": 4}
     weights_sha256 = "f" * 64
     sample_rate = RATE
     device = torch.device("cpu")
@@ -79,7 +80,9 @@ class FakeModel:
 
 def settings(**changes: Any) -> Settings:
     """Small, and independent of the environment's EMBEDDER_ variables."""
+    # Tests call their servers by names of all kinds.
     defaults: dict[str, Any] = {"decode_workers": 1, "threads": 1, "max_wait_ms": 0}
+    defaults["allowed_hosts"] = ("*",)
     return Settings(**{**defaults, **changes})
 
 
