@@ -62,7 +62,7 @@ class Hosts:
         self._names = {"localhost", settings.host.lower(), *names}
         self._wide = not names and not _is_loopback(settings.host)
         if self._wide:
-            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+            self._names.add(socket.gethostname().lower())
 
     def check(self, hosts: list[str]) -> None:
         """HostNotAllowed unless the request was sent to one of our names or to an address."""
