@@ -8,11 +8,12 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from pydantic import ValidationError
 
 from embedder.errors import EmbedderError
 from embedder.threads import wait_asleep
 from service.protocol import BoundedHttp
-from service.settings import Settings
+from service.settings import Settings, faults
 
 _FACTORY = "service.app:create_app"
 
@@ -25,8 +26,13 @@ def serve(settings: Settings | None = None) -> int:
     wait_asleep()
     from service.app import create_app  # imports torch
 
-    settings = settings or Settings()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = settings or Settings()
+    except ValidationError as error:
+        for fault in faults(error):
+            logging.getLogger(__name__).error("%s", fault)
+        return 2
     options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,

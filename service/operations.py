@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 
 import embedder
 from service.metrics import CONTENT_TYPE
-from service.routes import ERRORS
+from service.openapi import ERRORS, OPEN_ERRORS, READ_ERRORS
 from service.schemas import Info
 from service.state import require_key, service_of
 
@@ -29,7 +29,7 @@ _PAGE_HEADERS: Final = {
     )
 }
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=OPEN_ERRORS)
 
 
 @router.get("/livez")
@@ -51,7 +51,9 @@ async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
-@router.get("/info", response_model=Info, dependencies=[Depends(require_key)])
+@router.get(
+    "/info", response_model=Info, responses=READ_ERRORS, dependencies=[Depends(require_key)]
+)
 async def info(request: Request) -> Info:
     """Models with hashes and labels' count, limits, versions."""
     service = service_of(request)

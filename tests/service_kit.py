@@ -80,7 +80,9 @@ class FakeModel:
 
 def settings(**changes: Any) -> Settings:
     """Small, and independent of the environment's EMBEDDER_ variables."""
+    # Tests call their servers by names of all kinds.
     defaults: dict[str, Any] = {"decode_workers": 1, "threads": 1, "max_wait_ms": 0}
+    defaults["allowed_hosts"] = ("*",)
     return Settings(**{**defaults, **changes})
 
 
