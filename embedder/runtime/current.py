@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
+from weakref import WeakSet
 
 import torch
 
 from embedder.frontend import LogMel
 from embedder.runtime import Network, Runtime, create
+from embedder.runtime.forks import ProcessLock, in_child, never_free
 
 _version_of: Final = attrgetter("_version")
-_making: Final = threading.Lock()
+_making: Final = ProcessLock()
 
 
 class _State(NamedTuple):
@@ -47,8 +48,15 @@ class Current:
             with _making:  # threads that come at the same time share what the first one makes
                 made = self._made
                 if made is None or made[0] != state:
+                    _users.add(self)
                     made = self._made = (state, self._engine(state))
         return made[1]
+
+    def leave(self) -> None:
+        """Make a new engine at the next need. The one there is can neither run nor be freed."""
+        if self._made is not None:
+            never_free(self._made)
+        self._made = None
 
     def _engine(self, state: _State) -> Runtime:
         identity = self._identity if state.version == self._identified else ""
@@ -61,3 +69,14 @@ class Current:
     def __getstate__(self) -> dict[str, Any]:
         """Copies make an engine of their own."""
         return {**self.__dict__, "_made": None}
+
+
+_users: Final[WeakSet[Current]] = WeakSet()  # those that have made an engine
+
+
+def _leave_engines() -> None:
+    for current in list(_users):
+        current.leave()
+
+
+in_child(_leave_engines)

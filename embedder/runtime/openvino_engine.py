@@ -31,6 +31,7 @@ from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
 from embedder.runtime import Network, backbone_names, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
+from embedder.runtime.forks import ProcessLock
 from embedder.runtime.tracing import TracedLogMel, traced
 from embedder.threads import threads
 
@@ -66,7 +67,7 @@ LAYER: Final = re.compile(r'<layer [^>]*type="(?P<type>\w+)"[^>]*>')
 WISH: Final = '<rt_info><attribute name="primitives_priority" version="0" value="{}" /></rt_info>'
 # Networks that are compiled several times, each for some of the threads.
 MAX_COPIES: Final = 4
-_converting: Final = threading.Lock()
+_converting: Final = ProcessLock()
 
 
 class Graph(NamedTuple):
