@@ -26,6 +26,7 @@ import httpx
 import typer
 
 from embedder.allocator import keep_freed_memory
+from embedder.children import import_path
 from embedder.errors import BadRequest
 from embedder.threads import available_cores
 from eval.bench import bulk
@@ -191,6 +192,7 @@ def _server(checkpoint: Path) -> Iterator[tuple[int, Any]]:
         port = free.getsockname()[1]
     settings = {"PORT": str(port), "MODEL": str(checkpoint), "DEVICE": "cpu"}
     environment = os.environ | {f"EMBEDDER_{name}": value for name, value in settings.items()}
+    environment |= import_path()
     process = subprocess.Popen([sys.executable, "-m", "service"], env=environment)
     try:
         _await_ready(port, process)
