@@ -20,7 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("embedder", "service", "eval", "hear_api", "uvicorn")
 MODULES = ("queue", "struct", "random", "socket", "numpy", "soxr")
 # What pip writes as the command `embedder`.
-SCRIPT = "import sys\nfrom embedder.cli import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
+SCRIPT = """import sys
+from embedder.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 
 
 @pytest.fixture
