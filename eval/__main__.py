@@ -12,6 +12,7 @@ from typing import Any, Final
 import typer
 from rich.console import Console
 
+from embedder.children import keep_children_safe
 from embedder.errors import EmbedderError
 from eval import commands, detector_commands, sed
 from eval.bench import bulk, engines, server, startup
@@ -43,6 +44,7 @@ for _name, _function in COMMANDS.items():
 
 def main() -> None:
     """Run one command; what a caller can put right is said in one line."""
+    keep_children_safe()
     try:
         app(prog_name="python -m eval")
     except EmbedderError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 
+from embedder.children import keep_children_safe
 from embedder.errors import EmbedderError
 from embedder.threads import wait_asleep
 from service.protocol import BoundedHttp
@@ -23,6 +24,7 @@ def serve(settings: Settings | None = None) -> int:
 
     With several workers each process reads its settings from the environment again.
     """
+    keep_children_safe()
     wait_asleep()
     from service.app import create_app  # imports torch
 

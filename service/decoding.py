@@ -17,12 +17,12 @@ import tempfile
 from asyncio import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedder.children import import_path
 from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
 from embedder.libav import DecodeLimits
 from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
@@ -81,7 +81,7 @@ class Decoder:
                 stdout=subprocess.PIPE,
                 limit=_PIPE_BUFFER,
                 env={
-                    "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+                    **import_path(),
                     "PATH": os.defpath,
                     "OPENBLAS_NUM_THREADS": "1",
                     "OMP_NUM_THREADS": "1",
