@@ -75,10 +75,10 @@ async def exchange(port: int, pieces: Pieces, seconds: float = SECONDS) -> Reply
 
 
 async def hang_up(port: int, pieces: Pieces, seconds: float) -> None:
-    """Send, wait, and close the connection without reading."""
+    """Send all, wait so many seconds, and close the connection without reading."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        await asyncio.wait_for(_send(writer, pieces), seconds)
+        await asyncio.wait_for(_send(writer, pieces), SECONDS)
         await asyncio.sleep(seconds)
     except (TimeoutError, OSError):
         pass
