@@ -48,9 +48,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing into $(VENV), once: about a gigabyte, two to five minutes."
+	@echo "Installing into $(VENV), once: 1.5 GB, two to five minutes."
 ifneq ($(TORCH_INDEX),)
-	PIP_RETRIES=1 $(INSTALL) --no-deps --index-url $(TORCH_INDEX) torch || \
+	@PIP_RETRIES=1 $(INSTALL) --no-deps --index-url $(TORCH_INDEX) torch || \
 	  echo "$(TORCH_INDEX) gave no torch: PyPI's comes instead, on Linux with CUDA's gigabytes."
 endif
 	$(INSTALL) --editable .
