@@ -52,6 +52,8 @@ BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {
     FrameMNConfig: FrameMN,
 }
 
+_REASON: Final = 1_000
+
 # Features beside MEL and the backbone's own: sigmoids of the clip's and the frames' logits.
 TAGS: Final = "tags"
 EVENTS: Final = "events"
@@ -145,7 +147,8 @@ class AudioEmbedder(nn.Module):
         try:
             model.backbone.load_state_dict(published_names(checkpoint.state), strict=True)
         except RuntimeError as error:
-            raise WeightsMismatch(f"the checkpoint does not fit {name}: {error}") from error
+            reason = str(error)[:_REASON]  # which names every tensor of a hostile file
+            raise WeightsMismatch(f"the checkpoint does not fit {name}: {reason}") from error
         model.weights_sha256 = checkpoint.sha256
         model._current.identify()
         model.to(place).use(runtime)
