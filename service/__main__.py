@@ -10,9 +10,10 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 
+from embedder.children import keep_children_safe
 from embedder.errors import EmbedderError
 from embedder.threads import wait_asleep
-from service.protocol import HeadDeadline
+from service.protocol import BoundedHttp
 from service.settings import Settings, faults
 
 _FACTORY = "service.app:create_app"
@@ -23,6 +24,7 @@ def serve(settings: Settings | None = None) -> int:
 
     With several workers each process reads its settings from the environment again.
     """
+    keep_children_safe()
     wait_asleep()
     from service.app import create_app  # imports torch
 
@@ -36,7 +38,7 @@ def serve(settings: Settings | None = None) -> int:
     options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
-        "http": HeadDeadline,
+        "http": BoundedHttp,
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": 30,

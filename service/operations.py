@@ -18,7 +18,8 @@ from service.state import require_key, service_of
 _LIBRARIES: Final = ("torch", "av", "soxr", "numpy", "fastapi")
 _LIMITS: Final = (
     *("max_bytes", "max_json_bytes", "max_inputs", "max_seconds", "max_decode_seconds"),
-    *("max_window_ms", "max_windows", "max_windows_seconds", "body_seconds", "max_requests"),
+    *("max_window_ms", "max_windows", "max_windows_seconds", "max_values", "body_seconds"),
+    "max_requests",
 )
 _PAGE: Final = resources.files("service").joinpath("web/index.html")
 _PAGE_HEADERS: Final = {

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     )
     max_window_ms: PositiveFloat = 60_000
     max_windows: PositiveInt = 20_000
+    max_values: PositiveInt = Field(
+        default=40_000_000, description="Numbers in one answer: timestamps times features."
+    )
     max_windows_seconds: PositiveFloat = Field(
         default=3_600, description="Sum of all windows: what the network has to compute."
     )
@@ -95,7 +98,7 @@ class Settings(BaseSettings):
     )
     max_memory: PositiveInt = Field(
         default=1024 * MiB,
-        description="Bytes of uploads and of decoded audio held, each; beyond: 429.",
+        description="Bytes of uploads, of decoded audio, and of answers held, each.",
     )
 
     # Batching: longer waits make fuller batches; lone requests never wait.

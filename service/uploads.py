@@ -146,6 +146,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     finally:
         task.cancel()
         gone.cancel()
+        await asyncio.wait({task, gone})  # what the work holds is counted until it has ended
 
 
 async def _disconnect(request: Request) -> None:

@@ -21,7 +21,7 @@ from embedder.errors import EmbedderError, UnknownTap
 from embedder.zoo import lookup
 from service.app import create_app
 from service.decoding import DecoderPool
-from service.protocol import HeadDeadline
+from service.protocol import BoundedHttp
 from service.settings import Settings
 from service.state import Service
 from tests.sounds import wav_of
@@ -59,8 +59,8 @@ class FakeModel:
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         chosen = tuple(taps)
         for tap in chosen:
-            if tap not in ("mel", "b5"):
-                raise UnknownTap(tap, ("mel", "b5"))
+            if tap not in self.tap_sizes:
+                raise UnknownTap(tap, self.tap_sizes)
         return chosen
 
     def window_features(self, batch: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
@@ -134,7 +134,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def live(app: FastAPI, http: type[HeadDeadline] = HeadDeadline) -> Iterator[int]:
+def live(app: FastAPI, http: type[BoundedHttp] = BoundedHttp) -> Iterator[int]:
     """The application behind a real uvicorn on loopback; its port."""
     port = free_port()
     server = uvicorn.Server(
@@ -152,6 +152,19 @@ def live(app: FastAPI, http: type[HeadDeadline] = HeadDeadline) -> Iterator[int]
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+def connected(port: int) -> socket.socket:
+    """A bare connection to a live server."""
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes; a reset is a failure."""
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    return received
 
 
 def client_of(port: int) -> httpx.Client:

@@ -103,11 +103,14 @@ def test_tags_of_every_window(client: httpx.Client, model: AudioEmbedder) -> Non
 
 
 def test_chosen_taps_in_the_callers_order(client: httpx.Client, model: AudioEmbedder) -> None:
-    body = client.post("/embed?taps=clf1,mel,clf1", content=CLIP).json()
+    body = client.post("/embed?taps=clf1,mel", content=CLIP).json()
     found = model.features(audio(), ["clf1", "mel"])
-    close(body["embedding"], model.join(found, ["clf1", "mel", "clf1"])[0])
+    close(body["embedding"], model.join(found, ["clf1", "mel"])[0])
     unknown = client.post("/embed?taps=mel,nose", content=CLIP)
     assert (unknown.status_code, unknown.json()["code"]) == (400, "unknown_tap")
+    repeated = client.post(f"/embed?taps={','.join(['mel'] * 1000)}", content=CLIP)
+    assert (repeated.status_code, repeated.json()["code"]) == (400, "bad_request")
+    assert "'mel' is named 1000 times" in repeated.json()["detail"]
 
 
 def test_npy_and_npz(client: httpx.Client, model: AudioEmbedder) -> None:
