@@ -12,7 +12,7 @@ _SHOWN: Final = 40  # characters of an unknown name that a message repeats
 
 Kind = Literal["scene", "timestamps"]
 Name = Annotated[str, Field(max_length=256)]  # as long as a file's
-_MAX_TAPS: Final = 1000  # characters
+_MAX_TAPS: Final = 10_000  # characters
 
 
 class Options(BaseModel):
