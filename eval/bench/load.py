@@ -74,7 +74,9 @@ async def _send(load: Load) -> Answers:
         for index in queue:
             sound = sounds[0 if load.alike else index % _SOUNDS]
             tail = sound[-_TAIL.size :] if load.alike else _TAIL.pack(next(numbers))
-            head = f"POST /embed HTTP/1.1\r\nHost: load\r\nContent-Length: {len(sound)}\r\n\r\n"
+            head = (
+                f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(sound)}\r\n\r\n"
+            )
             started = time.perf_counter()
             writer.writelines([head.encode(), memoryview(sound)[: -_TAIL.size], tail])
             await _answered(reader)
