@@ -179,13 +179,15 @@ def _clips(audio: Clips, rate: int, sample_rate: int | None) -> Iterator[Tensor]
     if not audio:
         raise BadAudio("the list holds no clips; give at least one")
 
-    def read_one(number: int) -> Tensor:
-        try:
-            return _clip(audio[number], rate, sample_rate)
-        except BadAudio as error:
-            raise type(error)(f"clip {number} of the list: {error}") from error
+    for number, clip in enumerate(audio):
+        yield _numbered_clip(number, clip, rate, sample_rate)
 
-    return map(read_one, range(len(audio)))
+
+def _numbered_clip(number: int, clip: object, rate: int, sample_rate: int | None) -> Tensor:
+    try:
+        return _clip(clip, rate, sample_rate)
+    except BadAudio as error:
+        raise type(error)(f"clip {number} of the list: {error}") from error
 
 
 def _clip(clip: object, rate: int, sample_rate: int | None) -> Tensor:
