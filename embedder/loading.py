@@ -75,7 +75,7 @@ def _described(path: Path) -> Path:
         raise WeightsNotFound(f"{str(path)!r} is a folder; name a {DESCRIBED} file in it")
     if not path.exists():
         raise WeightsNotFound(f"no checkpoint {str(path)!r}; name an existing {DESCRIBED} file")
-    if path.suffix.lower() != DESCRIBED:
+    if path.suffix != DESCRIBED:
         raise WeightsMismatch(
             f"{str(path)!r} does not say which model it is; load it as the weights of a model, "
             f"load('mn10_as', weights={str(path)!r})"
