@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "too large for float32": (np.full(8, 1e300), "contain inf"),
     "missing file": ("nowhere.wav", "no such file"),
     "folder": (Path(), "not a regular file"),
-    "URL": ("https://example.org/dog.wav", "no such file"),
+    "URL": ("https://example.org/dog.wav", "is a URL, and none is fetched"),
 }
 
 
