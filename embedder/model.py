@@ -113,7 +113,7 @@ class AudioEmbedder(WholeClips):
         except RuntimeError as error:
             raise WeightsMismatch(f"the checkpoint does not fit {parts.name}: {error}") from error
         model.weights_sha256 = checkpoint.sha256
-        model._current.identify(f"{checkpoint.sha256} {parts.spec.network}")
+        model._current.identify()
         model.to(place).use(runtime)
         return parts.probe.attach(model, parts.probe_path) if parts.probe else model
 
@@ -123,8 +123,13 @@ class AudioEmbedder(WholeClips):
         return self._current.choice
 
     def use(self, runtime: str) -> None:
-        """Run the network on another of `embedder.runtime.CHOICES`."""
+        """Run the network on one of `embedder.runtime.CHOICES`, made anew from its weights.
+
+        Changed weights show by themselves, unless they were written through `Tensor.data`:
+        after that, `model.use(model.runtime)` makes them show.
+        """
         self._current.choice = choose(runtime, self.device)
+        self._current.renew()
 
     @property
     def scene_embedding_size(self) -> int:

@@ -7,6 +7,7 @@ t frames of a chunk.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -87,6 +88,9 @@ class Streams(nn.Module):
                 raise UnknownTap(tap, self.tap_sizes)
         if not chosen:
             raise BadRequest("no taps named; name at least one")
+        [(tap, times)] = Counter(chosen).most_common(1)
+        if times > 1:
+            raise BadRequest(f"tap {tap!r} is named {times} times; name each once")
         return chosen
 
     def scene_stream(

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from embedder.errors import BadRequest
+from embedder.extras import require
 from embedder.zoo import DEFAULT_MODEL
 from eval.console import chosen_device, report, run, say
 
@@ -58,6 +59,7 @@ def distill(
     device: Device = "cpu",
 ) -> None:
     """Distil a teacher's feature maps into a random student: how the bundled model was made."""
+    require("scipy")
     import torch
 
     from embedder.model import AudioEmbedder
@@ -215,6 +217,7 @@ def probe(
     seed: Seed = 0,
 ) -> None:
     """Train a classifier on frozen embeddings, in seconds; its file serves its labels as tags."""
+    require("sklearn")
     from embedder.model import AudioEmbedder
     from eval.data import open_dataset
     from eval.finetune import score
@@ -240,6 +243,7 @@ def card(
     page: Annotated[Path | None, typer.Option(help="Card to put the tables into.")] = None,
 ) -> None:
     """Every score of the bundled model's card, in one table."""
+    require("sklearn")
     from embedder.model import AudioEmbedder
     from eval.card import insert, scores
 

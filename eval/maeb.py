@@ -6,7 +6,7 @@
     tasks = mteb.get_tasks(tasks=["ESC50", "BeijingOpera"])
     mteb.evaluate(MaebEncoder("mn10_as"), tasks)
 
-Needs `pip install 'audio-embedder[mteb]'`. The class fulfils mteb's `EncoderProtocol` without
+Needs `pip install -e '.[mteb]'`. The class fulfils mteb's `EncoderProtocol` without
 inheriting from it, so that importing this module does not import mteb.
 Axes: N clips, D values.
 """

@@ -227,9 +227,9 @@ def test_the_command(
     assert json.loads(facts_of(path)["taps"]) == ["b5", "clf2"]
     assert main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     assert main([*command, "--overwrite"]) == 2
-    assert "pip install 'audio-embedder[onnx]'" in capsys.readouterr().err
+    assert "pip install -e '.[onnx]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

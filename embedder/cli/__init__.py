@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from embedder.bulk.inputs import printable
+from embedder.children import keep_children_safe
 from embedder.cli import options as opt
 from embedder.cli import start
 from embedder.cli.detect import detect
@@ -175,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     # At its end a process would look for garbage among all that torch has made, for half a second.
     atexit.register(gc.freeze)
+    keep_children_safe()
     try:
         app(args=None if argv is None else list(argv), prog_name="embedder")
     except SystemExit as end:

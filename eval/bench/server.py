@@ -26,7 +26,9 @@ import httpx
 import typer
 
 from embedder.allocator import keep_freed_memory
+from embedder.children import import_path
 from embedder.errors import BadRequest
+from embedder.extras import require
 from embedder.threads import available_cores
 from eval.bench import bulk
 from eval.bench.bulk import Cost, Sharing
@@ -56,6 +58,7 @@ def bench_server(
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure a server at saturation and alone, and its cache."""
+    require("psutil")
     if requests <= 2 * CONNECTIONS:
         raise BadRequest(f"{requests} requests; send more than {2 * CONNECTIONS} in a round")
     cores = available_cores()
@@ -182,15 +185,14 @@ def _cpu_seconds(server: Any) -> float:
 @contextmanager
 def _server(checkpoint: Path) -> Iterator[tuple[int, Any]]:
     """A server with its defaults, ready: its port and its process."""
-    try:
-        import psutil  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise BadRequest("bench-server needs psutil; pip install psutil") from error
+    import psutil  # type: ignore[import-untyped]
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"PORT": str(port), "MODEL": str(checkpoint), "DEVICE": "cpu"}
     environment = os.environ | {f"EMBEDDER_{name}": value for name, value in settings.items()}
+    environment |= import_path()
     process = subprocess.Popen([sys.executable, "-m", "service"], env=environment)
     try:
         _await_ready(port, process)
