@@ -60,7 +60,7 @@ def test_timestamps_give_pythons_numbers_and_milliseconds(
 ) -> None:
     options = {"kind": "timestamps", "window_ms": window_ms, "hop_ms": hop_ms}
     body = client.post("/embed", params=options, content=CLIP).json()
-    vectors, ms = model.timestamps(audio(), window_ms, hop_ms)
+    vectors, ms = model.timestamps(audio(), window_ms=window_ms, hop_ms=hop_ms)
     close(body["embedding"], vectors[0])
     assert body["timestamps_ms"] == ms[0].tolist()
     assert (body["window_ms"], body["hop_ms"]) == (window_ms, hop_ms)
@@ -104,7 +104,7 @@ def test_tags_of_every_window(client: httpx.Client, model: AudioEmbedder) -> Non
 
 def test_chosen_taps_in_the_callers_order(client: httpx.Client, model: AudioEmbedder) -> None:
     body = client.post("/embed?taps=clf1,mel", content=CLIP).json()
-    found = model.features(audio(), ["clf1", "mel"])
+    found = model.features(audio(), taps=["clf1", "mel"])
     close(body["embedding"], model.join(found, ["clf1", "mel"])[0])
     unknown = client.post("/embed?taps=mel,nose", content=CLIP)
     assert (unknown.status_code, unknown.json()["code"]) == (400, "unknown_tap")

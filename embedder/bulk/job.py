@@ -131,6 +131,7 @@ class _Job:
         self._model = model
         self._parts = parts
         self._options = options
+        self._window_ms, self._hop_ms = options.windows
         self._on_file = on_file
         self._waiting: dict[int, list[_Clip]] = {}  # by length in samples
         self._rows: dict[int, list[pa.Table]] = {}  # by the file's place among all
@@ -188,7 +189,9 @@ class _Job:
         first, second = next(blocks), next(blocks, None)
         if second is not None:
             counted = _Counted(chain((first, second), blocks))
-            vector = self._model.scene_stream(counted, *self._options.windows)
+            vector = self._model.scene_stream(
+                counted, window_ms=self._window_ms, hop_ms=self._hop_ms
+            )
             self._finish_scene(index, path, counted.samples, vector)
             return
         clips = self._waiting.setdefault(first.size, [])
@@ -199,7 +202,7 @@ class _Job:
     def _scene_batch(self, clips: Sequence[_Clip]) -> None:
         waves = np.stack([clip.samples for clip in clips])
         try:
-            vectors = self._model.scene(waves, *self._options.windows)
+            vectors = self._model.scene(waves, window_ms=self._window_ms, hop_ms=self._hop_ms)
         except EmbedderError as error:
             if len(clips) == 1:
                 self._fail(clips[0].index, clips[0].path, error)
@@ -219,7 +222,9 @@ class _Job:
         part: OpenPart | None = None
         rows: list[pa.Table] = []
         try:
-            for vectors, ms in self._model.timestamps_stream(blocks, *self._options.windows):
+            for vectors, ms in self._model.timestamps_stream(
+                blocks, window_ms=self._window_ms, hop_ms=self._hop_ms
+            ):
                 moments, values = ms[0].cpu().numpy(), vectors[0].cpu().numpy()
                 rows.append(self._parts.format.rows(path, moments, values))
                 if _size(rows) >= PART_BYTES:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from embedder.annotations import (
     FORMATS,
@@ -26,8 +26,15 @@ if TYPE_CHECKING:
     from embedder.audio import Samples
     from embedder.model import AudioEmbedder
 
+
 # Threshold or thresholds by label, median, min_duration_ms, merge_gap_ms.
-Options: TypeAlias = tuple[float | dict[str, float], int, float, float]
+class Options(NamedTuple):
+    """What makes an event; `EventRules.of` explains it."""
+
+    threshold: float | dict[str, float]
+    median: int
+    min_duration_ms: float
+    merge_gap_ms: float
 
 
 def detect(
@@ -50,7 +57,7 @@ def detect(
     files = start.files(paths)
     name = _format_name(files, output, form, overwrite)
     chosen = _by_label(thresholds) if thresholds else threshold
-    options = (chosen, median, min_duration_ms, merge_gap_ms)
+    options = Options(chosen, median, min_duration_ms, merge_gap_ms)
     from embedder.detection import check_detects
     from embedder.events import EventRules
 
@@ -164,7 +171,7 @@ def _recordings(
         for path, blocks in decoded:
             lengths: list[int] = []
             try:
-                [events] = embedder.events_stream(_measured(blocks, lengths), *options)
+                [events] = embedder.events_stream(_measured(blocks, lengths), **options._asdict())
             except EmbedderError as error:
                 yield Recording(printable(path), 0.0, [], str(error))
             else:
