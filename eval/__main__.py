@@ -39,7 +39,12 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     **hear.COMMANDS,
 }
 
-app: Final = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app: Final = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 for _name, _function in COMMANDS.items():
     app.command(_name)(_function)
 
