@@ -65,7 +65,7 @@ def moody(fault: int) -> Case:
 
 
 def test_a_crash_and_a_hang_are_those_of_their_cases() -> None:
-    found = {end.number: end.outcome for end in endings(moody, 7, range(10), 2, seconds=5)}
+    found = {end.number: end.outcome for end in endings(moody, 7, range(10), 1, seconds=3)}
     expected = dict.fromkeys(range(10), "done") | {3: "CRASH", 5: "TIMEOUT", 7: "UNTYPED"}
     assert found == expected
 
@@ -108,7 +108,7 @@ def test_the_command_counts_every_road(tmp_path: Path) -> None:
 def test_a_mixed_load_has_all_that_it_names() -> None:
     with live(fake_app(FakeModel())) as port:
         load = Load(port, ("fake",), "fake")
-        asyncio.run(load.run(clients=2, seconds=3))
+        asyncio.run(load.run(clients=2, seconds=2))
     assert load.counts["200"] > 5
     assert not any(name.startswith(("5", "no answer")) for name in load.counts)
 

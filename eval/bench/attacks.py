@@ -91,7 +91,7 @@ def _short(seed: int) -> bytes:
 
 def _mels(count: int, kind: str, sound: Callable[[], bytes], form: Mapping[str, str]) -> Send:
     async def send(target: Target) -> list[Reply]:
-        taps = ",".join(["mel"] * count)
+        taps = ",".join(["mel"] * target.many(count))
         return [await target.post(f"/embed?kind={kind}&taps={taps}", sound(), form)]
 
     return send
@@ -146,7 +146,7 @@ async def _hung_up(target: Target) -> list[Reply]:
 
 async def _many_lengths(target: Target) -> list[Reply]:
     draw = random.Random(0)
-    lengths = [draw.uniform(0.1, 5) for _ in range(target.many(300))]
+    lengths = [draw.uniform(0.1, 10) for _ in range(target.many(300))]
     deadline = time.monotonic() + 120
     replies: list[Reply] = []
     for number, length in enumerate(lengths):
@@ -209,7 +209,7 @@ ATTACKS: Final = (
     Attack(
         "clips of 300 lengths with two models",
         _many_lengths,
-        Bound(frozenset({200}), 150, 500, 1),
+        Bound(frozenset({200}), 10, 250, 1),
         two_models=True,
     ),
     Attack("20 sets of taps", _sets_of_taps, Bound(frozenset({200}), 60, 60, 1, 4, 5)),
