@@ -25,7 +25,7 @@ from embedder import __version__
 from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.files import atomic
-from embedder.frame_mn import FRAME_MS, FrameMN
+from embedder.frame_mn import FRAME_MS, STRONG, FrameMN
 from embedder.frontend import PREEMPHASIS, LogMel
 from embedder.model import AudioEmbedder
 from embedder.runtime import features_of, outputs_of
@@ -34,7 +34,6 @@ from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
 OPSET: Final = 17
 TOLERANCE: Final = 1e-4  # relative, of every tap and output
 LOGITS: Final = "logits"
-STRONG: Final = "strong"  # the logits of frames
 # What sources of weights under the MIT licence begin with.
 MIT_WEIGHTS: Final = ("audio-embedder", "https://github.com/fschmid56/EfficientAT/")
 # What is checked: clips at once, and seconds of them; the shortest clip is checked too.

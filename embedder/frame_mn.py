@@ -31,6 +31,7 @@ from embedder.zoo import FrameMNConfig, MNConfig
 FREQUENCY_STRIDES: Final = (1, 2, 2, 1, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 2)
 TIME_STRIDES: Final = (1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
 FRAME_MS: Final = 40
+STRONG: Final = "strong"  # the logits of frames, by name
 
 # Names in published files -> names here; the first that fits a name's beginning is replaced.
 LEGACY_PREFIXES: Final = {
@@ -141,9 +142,9 @@ class FrameMN(nn.Module):
         frames = self._as_frames(x)
         if "frames" in wanted:
             found["frames"] = frames.mean(1)
-        if wanted & {"seq", "logits", "strong"}:
+        if wanted & {"seq", "logits", STRONG}:
             sequence = self.sequence(frames)
-            found |= {"seq": sequence.mean(1), "strong": self.strong_head(sequence)}
+            found |= {"seq": sequence.mean(1), STRONG: self.strong_head(sequence)}
             found["logits"] = self.weak_head(found["seq"])
         return {tap: found[tap] for tap in wanted}
 

@@ -8,6 +8,7 @@ Axes: B clips, S samples, n windows a clip, N = B n, W samples a window, T times
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ class AudioEmbedder(nn.Module):
         except RuntimeError as error:
             raise WeightsMismatch(f"the checkpoint does not fit {name}: {error}") from error
         model.weights_sha256 = checkpoint.sha256
-        model._current.identify(f"{checkpoint.sha256} {spec.network}")
+        model._current.identify()
         model.to(place).use(runtime)
         return model
 
@@ -156,8 +157,13 @@ class AudioEmbedder(nn.Module):
         return self._current.choice
 
     def use(self, runtime: str) -> None:
-        """Run the network on another of `embedder.runtime.CHOICES`."""
+        """Run the network on one of `embedder.runtime.CHOICES`, made anew from its weights.
+
+        Changed weights show by themselves, unless they were written through `Tensor.data`:
+        after that, `model.use(model.runtime)` makes them show.
+        """
         self._current.choice = choose(runtime, self.device)
+        self._current.renew()
 
     @property
     def sample_rate(self) -> int:
@@ -386,6 +392,9 @@ class AudioEmbedder(nn.Module):
                 raise UnknownTap(tap, self.tap_sizes)
         if not chosen:
             raise BadRequest("no taps named; name at least one")
+        [(tap, times)] = Counter(chosen).most_common(1)
+        if times > 1:
+            raise BadRequest(f"tap {tap!r} is named {times} times; name each once")
         return chosen
 
 

@@ -43,6 +43,10 @@ class WindowModel(Protocol):
         """Hertz."""
 
     @property
+    def tap_sizes(self) -> Mapping[str, int]:
+        """Values of every feature that may be asked for."""
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
 

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Kind = Literal["scene", "timestamps"]
 
 
-class AudioQuery(BaseModel):
-    """Options of every request with audio."""
+class Options(BaseModel):
+    """What a caller may choose. An unknown name is refused together with the nearest known ones."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        names = list(cls.model_fields)
+        unknown = [name for name in given if name not in names] if isinstance(given, dict) else []
+        if unknown:
+            near = get_close_matches(unknown[0].lower(), names, cutoff=0.5)
+            raise PydanticCustomError(
+                "unknown_option",
+                "no option {name}; choose from {choices}",
+                {"name": repr(unknown[0][:40]), "choices": ", ".join(near or names)},
+            )
+        return given
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+# The first wrong item ends the check: a million of them would make a million messages.
+Strings = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    Field(min_length=1, fail_fast=True),
+    BeforeValidator(
+        _as_list,
+        json_schema_input_type=Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)],
+    ),
+]
+
+
+class AudioQuery(Options):
+    """Options of every request with audio."""
 
     model: str | None = Field(default=None, description="One of /v1/models; without: the default.")
     window_ms: float | None = Field(default=None, ge=1, allow_inf_nan=False)
@@ -44,10 +80,8 @@ class TagsQuery(AudioQuery):
     top_k: int = Field(default=10, ge=1, le=10_000, description="How many tags, best first.")
 
 
-class EventsQuery(BaseModel):
+class EventsQuery(Options):
     """Options of /events."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, description="One of /v1/models that finds events.")
     threshold: float = Field(default=0.5, gt=0, le=1, description="A label sounds from here on.")
@@ -114,6 +148,13 @@ class EventsResponse(BaseModel):
     events: list[SoundEvent]
 
 
+class Fault(BaseModel):
+    """One option that does not fit."""
+
+    where: str = Field(examples=["query.top_k"])
+    what: str
+
+
 class Problem(BaseModel):
     """An error (RFC 9457). `code` is stable."""
 
@@ -122,15 +163,38 @@ class Problem(BaseModel):
     status: int = Field(examples=[422])
     code: str = Field(examples=["bad_audio"])
     detail: str
+    errors: list[Fault] | None = Field(default=None, description="With invalid_request.")
 
 
-class EmbeddingsRequest(BaseModel):
+class OpenAIErrorBody(BaseModel):
+    """What OpenAI's clients raise. `code` is ours, and stable."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None = Field(description="The option at fault.")
+    code: str = Field(examples=["bad_audio"])
+
+
+class OpenAIError(BaseModel):
+    """An error of the routes below /v1."""
+
+    error: OpenAIErrorBody
+
+
+class EmbeddingsRequest(Options):
     """OpenAI's request, with audio as base64 or data URI where text would be."""
 
     model: str | None = Field(default=None, examples=["mn04_as"])
-    input: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    input: Strings
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(default=None, description="If given: the size the model has.")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="If given: the size that the chosen taps have together."
+    )
+    taps: Strings | None = Field(
+        default=None,
+        description="Features to join, in this order: a list, or separated by commas.",
+        examples=["mel,b5,b11,b13,b15", ["mel", "b5"]],
+    )
     user: str | None = None
 
 

@@ -226,6 +226,7 @@ def test_channels_in_any_order_are_read() -> None:
         np.testing.assert_array_equal(samples, np.full(9000, 0.125))
 
 
+@pytest.mark.skipif(not libav._OLD_PYAV, reason="PyAV 19 copies layouts")
 def test_layouts_that_pyav_would_free_twice_are_kept() -> None:
     for name, kept in (("stereo", 0), ("3 channels", 0), ("2 channels (FR+FL)", 1)):
         layout = av.AudioLayout(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -12,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tomllib
 
 from embedder import cli
 from embedder.extras import OPTIONAL, require

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +20,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from embedder import AudioEmbedder, load_audio, runtime
+from embedder import AudioEmbedder, load_audio, runtime, zoo
 from embedder.errors import BadRequest
 from embedder.inspect import inspected
-from embedder.runtime import Network, Runtime, choose, create, current, openvino_engine
+from embedder.runtime import (
+    Network,
+    Runtime,
+    choose,
+    conversion,
+    create,
+    current,
+    kept,
+    openvino_engine,
+)
 from embedder.runtime.cuda_engine import halved
-from embedder.zoo import MODELS, DyMNConfig, FrameMNConfig, ModelSpec, lookup
+from embedder.zoo import MODELS, DyMNConfig, FrameMNConfig, MelConfig, ModelSpec, lookup
 from tests.hear_kit import tiny_checkpoint
 from tests.shared import SHARED, needs_shared
 from tests.tensors import distance, waves
@@ -204,8 +216,8 @@ def test_networks_are_converted_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -
         under_way -= 1
         return model
 
-    converted = openvino_engine._converted
-    monkeypatch.setattr(openvino_engine, "_converted", counted)
+    converted = conversion._converted
+    monkeypatch.setattr(conversion, "_converted", counted)
     models = [run_with(model_of(NETWORKS["mn"]), "openvino") for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         first, *others = pool.map(lambda model: model.scene(waves(1, 8_000)), models)
@@ -353,6 +365,171 @@ class TestKeptNetworks:
     def test_random_weights_are_not_kept(self) -> None:
         run_with(model_of(NETWORKS["mn"]), "openvino").scene(self.wave)
         assert not self.cache.exists()
+
+    def test_a_flipped_bit_is_noticed(self, caplog: pytest.LogCaptureFixture) -> None:
+        first = self.embed()
+        (weights,) = self.cache.rglob("*.bin")
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+        assert torch.equal(self.embed(), first)
+        assert "is damaged" in caplog.text
+        caplog.clear()
+        assert torch.equal(self.embed(), first)
+        assert not caplog.text
+
+    def test_one_file_serves_two_front_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = {"wide": lookup(TINY), "narrow": replace(lookup(TINY), mel=MelConfig(n_mels=64))}
+        monkeypatch.setattr(zoo, "MODELS", rows)
+        weights = self.cache.parent / "plain.pt"
+        torch.save(model_of(NETWORKS["mn"]).backbone.state_dict(), weights)
+        for name in rows:
+            fast, slow = (
+                AudioEmbedder.load(name, weights, device="cpu", runtime=choice)
+                for choice in ("openvino", "eager")
+            )
+            assert distance(fast.scene(self.wave), slow.scene(self.wave)) < 1e-5
+
+    def test_changed_statistics_are_not_those_of_the_file(self) -> None:
+        untouched = self.embed()
+        for change in (_move_statistics, _write_through_data, _add_hook):
+            shutil.rmtree(self.cache)
+            model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
+            change(model.backbone)
+            changed = model.scene(self.wave)
+            assert not self.cache.exists()
+            assert distance(changed, self.embed()) > 1e-4
+            assert torch.equal(self.embed(), untouched)
+
+    def test_weights_that_change_while_graphs_are_made_are_not_kept(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
+        convert = openvino_engine.convert
+
+        def disturbed(network: Network, graph: conversion.Graph) -> Any:
+            _write_through_data(network.backbone)
+            return convert(network, graph)
+
+        monkeypatch.setattr(openvino_engine, "convert", disturbed)
+        model.scene(self.wave)
+        assert not self.cache.exists()
+
+    def test_a_full_disk_is_only_said(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise RuntimeError("Check 'bin_file' failed: can't write")
+
+        monkeypatch.setattr(kept.openvino, "save_model", full)
+        model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
+        model.scene(self.wave)
+        model.scene(waves(1, 10 * model.sample_rate))
+        run_with(model_of(NETWORKS["mn"]), "openvino").scene(waves(1, 10 * model.sample_rate))
+        assert caplog.text.count("could not be kept on disk") == 3
+        assert not list((self.cache / "openvino").iterdir())
+
+    def test_no_folder_for_temporary_files_is_only_said(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(self.cache / "nowhere"))
+        model = run_with(model_of(NETWORKS["mn"]), "openvino")
+        assert model.scene(waves(1, 10 * model.sample_rate)).isfinite().all()
+        assert "could not be kept" in caplog.text
+
+    def test_two_processes_keep_the_same_network_once(self) -> None:
+        root = Path(__file__).resolve().parents[1]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(root)}
+        command = [sys.executable, "-c", EMBED, self.path]
+        running = [subprocess.Popen(command, env=environment, stderr=-1) for _ in range(2)]
+        assert [process.communicate(timeout=120)[1] for process in running] == [b"", b""]
+        (folder,) = (self.cache / "embedder" / "openvino").iterdir()
+        assert sorted(file.name for file in folder.iterdir()) == [
+            "network.bin",
+            "network.blake3",
+            "network.xml",
+        ]
+
+    def test_what_was_used_longest_ago_goes_first(self, tmp_path: Path) -> None:
+        for age, name in enumerate(("new", "old.bin", "older")):
+            entry = tmp_path / "networks" / name
+            file = entry if entry.suffix else entry / kept.WEIGHTS
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(bytes(100))
+            os.utime(entry, (1e9 - age, 1e9 - age))
+        kept.prune(tmp_path / "networks", 300)
+        assert len(list((tmp_path / "networks").iterdir())) == 3
+        kept.prune(tmp_path / "networks", 250)
+        assert sorted(path.name for path in (tmp_path / "networks").iterdir()) == ["new", "old.bin"]
+        kept.prune(tmp_path / "networks", 100)
+        assert [path.name for path in (tmp_path / "networks").iterdir()] == ["new"]
+
+
+EMBED = """
+import sys, torch, embedder
+torch.set_num_threads(1)
+embedder.AudioEmbedder.load(sys.argv[1], device="cpu", runtime="openvino").scene(torch.ones(8000))
+"""
+
+
+@torch.no_grad()
+def _move_statistics(backbone: Any) -> None:
+    backbone.features[0][1].running_mean.add_(1)
+
+
+def _write_through_data(backbone: Any) -> None:
+    backbone.features[0][0].weight.data.mul_(-1)
+
+
+def _replace_module(backbone: Any) -> None:
+    last = backbone.classifier[-1]
+    backbone.classifier[-1] = nn.Linear(last.in_features, last.out_features)
+
+
+def _assign_weights(backbone: Any) -> None:
+    state = {name: tensor + 1 for name, tensor in backbone.state_dict().items()}
+    backbone.load_state_dict(state, assign=True)
+
+
+def _add_hook(backbone: Any) -> None:
+    backbone.features[0].register_forward_hook(lambda *call: call[-1] - 1)
+
+
+@pytest.mark.parametrize("choice", ["torch", "openvino"])
+@pytest.mark.parametrize("change", [_move_statistics, _replace_module, _assign_weights, _add_hook])
+def test_whatever_changes_after_the_first_use_shows(
+    change: Callable[[Any], None], choice: str
+) -> None:
+    model = run_with(model_of(NETWORKS["mn"]), choice)
+    before = model.tags(waves(1, 8_000))
+    assert model._current.runtime() is model._current.runtime()
+    change(model.backbone)
+    after = model.tags(waves(1, 8_000))
+    assert distance(after, before) > 1e-4
+    assert distance(after, run_with(model, "eager").tags(waves(1, 8_000))) < 1e-5
+
+
+def test_writes_through_data_show_when_asked() -> None:
+    model = run_with(model_of(NETWORKS["mn"]), "torch")
+    before = model.scene(waves(1, 8_000))
+    _write_through_data(model.backbone)
+    model.use(model.runtime)
+    assert distance(model.scene(waves(1, 8_000)), before) > 0.001
+
+
+def test_selections_beyond_the_first_share_a_network(
+    compiled: list[tuple[dict[str, str], Any]],
+) -> None:
+    model = run_with(model_of(NETWORKS["mn"]), "openvino")
+    wave = waves(1, 8_000)
+    exact = model_of(NETWORKS["mn"]).features(wave)
+    for number in range(1, 12):
+        taps = [f"b{number}", "mel", f"b{number + 2}"]
+        for tap, vector in model.features(wave, taps).items():
+            assert distance(vector, exact[tap]) < 1e-5
+    assert len(compiled) == openvino_engine.SELECTIONS + 1
+    bounds = {options["CPU_RUNTIME_CACHE_CAPACITY"] for options, _ in compiled}
+    assert bounds == {str(openvino_engine.SHAPE_ENTRIES)}
 
 
 @pytest.mark.parametrize("kind", ["mn", "dymn", "fmn+gru"])

@@ -51,7 +51,7 @@ class Network:
     backbone: Any
     device: torch.device
     windows: tuple[int, ...]  # lengths of the usual ones, for which engines may prepare
-    identity: str  # of the weights and the architecture; "" where nothing tells
+    identity: str  # the fingerprint of the file's numbers, which these may be; "" without a file
 
     @property
     def frames(self) -> tuple[int, ...]:

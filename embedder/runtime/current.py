@@ -2,62 +2,86 @@
 
 from __future__ import annotations
 
-import threading
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
-
-import torch
+from weakref import WeakSet
 
 from embedder.frontend import LogMel
 from embedder.runtime import Network, Runtime, create
+from embedder.runtime.forks import ProcessLock, in_child, never_free
+from embedder.runtime.state import Watch, fingerprint
 
-_version_of: Final = attrgetter("_version")
-_making: Final = threading.Lock()
+_making: Final = ProcessLock()
 
 
-class _State(NamedTuple):
+class _Made(NamedTuple):
     choice: str
-    device: torch.device
-    version: int  # of the weights: grows whenever one is written to
+    watch: Watch  # of the backbone that the engine was made of
+    runtime: Runtime
 
 
 class Current:
-    """Makes a backbone's engine at its first use, and anew when weights or device have changed."""
+    """Makes a backbone's engine at its first use, and anew when it has changed or moved.
+
+    A backbone with hooks runs as the torch module that it is: else nobody would call them.
+    """
 
     def __init__(self, frontend: LogMel, backbone: Any, windows: tuple[int, ...]) -> None:
         self.choice = "eager"
         self._frontend = frontend
         self._backbone = backbone
         self._windows = windows
-        self._weights = tuple(backbone.parameters())
         self._identity = ""
-        self._identified = -1  # the version that `_identity` is of
-        self._made: tuple[_State, Runtime] | None = None
+        self._made: _Made | None = None
 
-    def identify(self, identity: str) -> None:
-        """Say what the weights are, as long as nobody writes to them."""
-        self._identity = identity
-        self._identified = self._version()
+    def identify(self) -> None:
+        """Note that the numbers are those of a file now: engines may keep what they make of them.
+
+        What is made of other numbers, however they came about, is not kept.
+        """
+        self._identity = fingerprint(self._backbone)
+
+    def renew(self) -> None:
+        """Have the engine made anew, whatever has changed."""
+        self._made = None
 
     def runtime(self) -> Runtime:
         """What runs the network."""
-        state = _State(self.choice, self._weights[0].device, self._version())
         made = self._made
-        if made is None or made[0] != state:
+        if made is None or not self._stands(made):
             with _making:  # threads that come at the same time share what the first one makes
                 made = self._made
-                if made is None or made[0] != state:
-                    made = self._made = (state, self._engine(state))
-        return made[1]
+                if made is None or not self._stands(made):
+                    _users.add(self)
+                    made = self._made = self._make()
+        return made.runtime
 
-    def _engine(self, state: _State) -> Runtime:
-        identity = self._identity if state.version == self._identified else ""
-        network = Network(self._frontend, self._backbone, state.device, self._windows, identity)
-        return create(state.choice, network)
+    def _stands(self, made: _Made) -> bool:
+        return made.choice == self.choice and made.watch.unchanged()
 
-    def _version(self) -> int:
-        return sum(map(_version_of, self._weights))
+    def leave(self) -> None:
+        """Make a new engine at the next need. The one there is can neither run nor be freed."""
+        if self._made is not None:
+            never_free(self._made)
+        self._made = None
+
+    def _make(self) -> _Made:
+        choice, watch = self.choice, Watch(self._backbone)
+        network = Network(
+            self._frontend, self._backbone, watch.device, self._windows, self._identity
+        )
+        return _Made(choice, watch, create("eager" if watch.hooked else choice, network))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies make an engine of their own."""
         return {**self.__dict__, "_made": None}
+
+
+_users: Final[WeakSet[Current]] = WeakSet()  # those that have made an engine
+
+
+def _leave_engines() -> None:
+    for current in list(_users):
+        current.leave()
+
+
+in_child(_leave_engines)

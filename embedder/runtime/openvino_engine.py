@@ -1,7 +1,4 @@
-"""OpenVINO on the CPU: compiled from the torch module in memory, kept on disk by its weights.
-
-No usage statistics leave: OpenVINO's reporter is kept from being imported.
-"""
+"""OpenVINO on the CPU: compiled from the torch module in memory, kept on disk by its weights."""
 
 from __future__ import annotations
 
@@ -9,41 +6,31 @@ import hashlib
 import json
 import logging
 import math
-import re
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from queue import LifoQueue
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from embedder import __version__
 from embedder.allocator import keep_freed_memory
 from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
-from embedder.runtime import Network, backbone_names, features_of, joined, outputs_of
-from embedder.runtime.folding import folded
-from embedder.runtime.tracing import TracedLogMel, traced
+from embedder.frame_mn import STRONG, FrameMN
+from embedder.runtime import Network, backbone_names, features_of, joined, kept
+from embedder.runtime.conversion import ANY, KERNELS, Graph, convert
+from embedder.runtime.openvino_library import openvino
+from embedder.runtime.state import fingerprint
+from embedder.runtime.tracing import TracedLogMel
 from embedder.threads import threads
-
-# What is None here counts as not installed. It would report to Intel, and write into the home.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino  # noqa: E402
-from openvino.frontend import FrontEndManager  # noqa: E402
-from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: E402
-
-# NumPy's types are looked up at the first need of one. Threads that need one at the same time wait
-# for each other for ever (pybind11's fault, within OpenVINO); this module is imported by one alone.
-openvino.Type.f32.to_dtype()
 
 log = logging.getLogger(__name__)
 
@@ -53,37 +40,21 @@ Run: TypeAlias = Callable[[Tensor], dict[str, Tensor]]  # of a log-mel [N, M, F]
 RUN_FRAMES: Final = 1024
 # A dynamic network's windows run together from so many on, and else one by one.
 MANY: Final = 16
-ANY: Final = -1
-# For single clips of the usual length: convolutions of maps in blocks of 16 channels. OpenVINO's
-# own choice, maps with all channels together, takes 2 to 10 % longer. For other graphs it falls
-# back on far slower ones if it cannot follow the wish.
-KERNELS: Final = {
-    "Convolution": "cpu:jit_avx512_1x1,cpu:jit_avx512",
-    "GroupConvolution": "cpu:jit_avx512_dw",
-}
-# How a graph's file names a layer, and what to add there.
-LAYER: Final = re.compile(r'<layer [^>]*type="(?P<type>\w+)"[^>]*>')
-WISH: Final = '<rt_info><attribute name="primitives_priority" version="0" value="{}" /></rt_info>'
 # Networks that are compiled several times, each for some of the threads.
 MAX_COPIES: Final = 4
-_converting: Final = threading.Lock()
-
-
-class Graph(NamedTuple):
-    """What is compiled: features, and the shape of their input where it is fixed."""
-
-    names: tuple[str, ...]
-    clips: int = ANY
-    frames: int = ANY
-
-    @property
-    def kernels(self) -> Mapping[str, str]:
-        """Asked for by type of layer; none where the choice is OpenVINO's."""
-        return KERNELS if self.clips == 1 and self.frames != ANY else {}
+# Selections of features that have compiled networks of their own, the first that are asked for; all
+# others run on one that gives every feature, which takes 11 to 30 % longer. More than these would
+# take memory and threads without end, and seconds each.
+SELECTIONS: Final = 4
+# What OpenVINO keeps of the shapes it has met, for each compiled network: of some 100 entries a
+# shape. Its own bound is 5000, which hundreds of lengths fill with gigabytes.
+SHAPE_ENTRIES: Final = 500
+# Raised when converting changes what comes out of it.
+CONVERSION: Final = 2
 
 
 class OpenVINORuntime:
-    """One compiled network for each selection of features that is asked for."""
+    """A compiled network for each of the first selections of features, and one for all others."""
 
     def __init__(self, network: Network, precision: str) -> None:
         self.name = f"openvino cpu {precision}"
@@ -96,6 +67,7 @@ class OpenVINORuntime:
         self._pool = single_threaded(self._threads)
         self._under_way = 0  # parts of all calls
         self._requests: dict[tuple[Graph, int], LifoQueue[Any]] = {}
+        self._selections = [every_name(network.backbone)]
         self._lock = threading.Lock()
 
     def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
@@ -105,7 +77,8 @@ class OpenVINORuntime:
         share a part wait for each other.
         """
         frames = self._network.frontend.n_frames(windows[0].shape[1])
-        graph = self._plan(backbone_names(names), sum(map(len, windows)), frames)
+        selection = self._selection(backbone_names(names))
+        graph = self._plan(selection, sum(map(len, windows)), frames)
         at_once = max(1, RUN_FRAMES // frames) if graph.clips == ANY else graph.clips
         groups = windows if at_once == 1 else [joined(windows)]
         parts = [part for group in groups for part in torch.split(group, at_once)]
@@ -151,7 +124,16 @@ class OpenVINORuntime:
     def _features(
         self, mel: Tensor, names: Collection[str], graph: Graph, streams: int
     ) -> dict[str, Tensor]:
-        return features_of(mel, names, lambda mel, _: self._run(mel, graph, streams))
+        return features_of(mel, names, partial(self._run, graph=graph, streams=streams))
+
+    def _selection(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """What a network gives that gives these, and more if there are too many selections."""
+        with self._lock:
+            if names not in self._selections:
+                if len(self._selections) > SELECTIONS:
+                    return self._selections[0]
+                self._selections.append(names)
+            return names
 
     def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> Graph:
         """Of fixed shape where that pays: 7 % for static networks, half for mixed kernels."""
@@ -163,14 +145,14 @@ class OpenVINORuntime:
             return Graph(names)  # which takes what is left over without filling it up
         return Graph(names, together if together >= MANY and clips >= MANY else 1, frames)
 
-    def _run(self, mel: Tensor, graph: Graph, streams: int) -> list[Tensor]:
+    def _run(self, mel: Tensor, names: tuple[str, ...], graph: Graph, streams: int) -> list[Tensor]:
         clips = len(mel)
         if clips < graph.clips:
             mel = functional.pad(mel, (0, 0, 0, 0, 0, graph.clips - clips))
         with self._borrowed(graph, streams) as request:
             request.set_input_tensor(openvino.Tensor(mel.numpy(), shared_memory=True))
             request.infer(share_outputs=True)
-            outputs = map(request.get_output_tensor, range(len(graph.names)))
+            outputs = map(request.get_output_tensor, map(graph.names.index, names))
             return [torch.from_numpy(output.data[:clips].copy()) for output in outputs]
 
     @contextmanager
@@ -198,6 +180,7 @@ class OpenVINORuntime:
             "INFERENCE_PRECISION_HINT": self._precision,
             "ENABLE_CPU_PINNING": "NO",  # several processes would choose the same cores
             "INFERENCE_NUM_THREADS": str(self._threads // copies),
+            "CPU_RUNTIME_CACHE_CAPACITY": str(SHAPE_ENTRIES),
         }
         model = self._model(graph)
         compiled = [self._core.compile_model(model, "CPU", options) for _ in range(copies)]
@@ -208,32 +191,38 @@ class OpenVINORuntime:
 
     def _model(self, graph: Graph) -> Any:
         """The converted network, from disk where an earlier process left it."""
-        if self._network.identity:
-            return self._kept(graph, self._kept_at(graph))
-        if not graph.kernels:
-            return convert(self._network, graph)
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            return self._kept(graph, Path(folder) / "network.xml")
-
-    def _kept(self, graph: Graph, path: Path) -> Any:
-        if path.is_file():
-            try:
-                return self._core.read_model(path)
-            except RuntimeError:
-                log.warning("%s is damaged and will be made anew", path)
+        folder = self._kept_at(graph) if self._is_published() else None
+        if folder is not None and (model := kept.read(self._core, folder)) is not None:
+            return model
         model = convert(self._network, graph)
         try:
-            _keep(model, path, graph.kernels)
+            if folder is not None and self._is_published():
+                return kept.keep(self._core, model, folder, graph.kernels)
+            return kept.passed_through(self._core, model, graph.kernels) if graph.kernels else model
         except OSError as error:
-            log.warning("the converted network could not be kept in %s: %s", path.parent, error)
-            return model  # without its kernels it takes up to a tenth longer
-        return self._core.read_model(path) if graph.kernels else model
+            # Without its kernels it takes up to a tenth longer.
+            log.warning("the converted network could not be kept on disk: %s", error)
+            return model
+
+    def _is_published(self) -> bool:
+        """Whether the numbers are those of a file, now that they are read."""
+        identity = self._network.identity
+        return identity != "" and fingerprint(self._network.backbone) == identity
 
     def _kept_at(self, graph: Graph) -> Path:
-        versions = (__version__, openvino.__version__, torch.__version__)
-        key = json.dumps((self._network.identity, versions, graph, KERNELS))
+        """By all that decides the saved form; precision and threads are chosen for it later."""
+        versions = (__version__, CONVERSION, openvino.__version__, torch.__version__)
+        network = self._network
+        front_end = (asdict(network.frontend.config), network.frames)
+        key = json.dumps((network.identity, front_end, versions, graph, KERNELS))
         digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return cache_dir() / "openvino" / f"{digest}.xml"
+        return cache_dir() / "openvino" / digest
+
+
+def every_name(backbone: Any) -> tuple[str, ...]:
+    """All features that a backbone gives, in the order in which engines give them."""
+    frames = {STRONG} if isinstance(backbone, FrameMN) else set()
+    return backbone_names({*backbone.tap_sizes, *frames})
 
 
 def single_threaded(count: int) -> ThreadPoolExecutor:
@@ -252,75 +241,3 @@ def single_threaded(count: int) -> ThreadPoolExecutor:
     started.wait()
     torch.set_num_threads(all_threads)
     return pool
-
-
-def convert(network: Network, graph: Graph) -> Any:
-    """An OpenVINO model of the named features: [N, M, F] -> one output a name.
-
-    One at a time in a process: OpenVINO's reader of torch's graphs has variables that its threads
-    share, and finds "duplicated producers" where two read at once.
-    """
-    with _converting:
-        return _converted(network, graph)
-
-
-def _converted(network: Network, graph: Graph) -> Any:
-    clips = 2 if graph.clips == ANY else graph.clips
-    frames = min(network.frames) if graph.frames == ANY else graph.frames
-    bands = network.frontend.config.n_mels
-    example = torch.zeros(clips, bands, frames)
-    backbone = folded(network.backbone)
-    if graph.clips == 1:
-        _vectors_as_maps(backbone)
-
-    def selected(mel: Tensor) -> tuple[Tensor, ...]:
-        """Of a function weights are traced as constants, twice as fast as a module's."""
-        return outputs_of(backbone, mel, graph.names)
-
-    with torch.inference_mode(False), torch.no_grad():
-        decoder = TorchScriptPythonDecoder(traced(selected, example), example_input=(example,))
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    model = frontend.convert(frontend.load(decoder))
-    shape = [graph.clips, bands, graph.frames]
-    model.reshape({model.inputs[0]: openvino.PartialShape(shape)})
-    return model
-
-
-def _vectors_as_maps(backbone: nn.Module) -> None:
-    """Have linear layers take a vector as a map of one point: OpenVINO is a third faster so."""
-    for module in backbone.modules():
-        if isinstance(module, nn.Linear):
-            kernel = module.weight[..., None, None]
-            module.forward = partial(_linear, module, kernel)  # type: ignore[method-assign]
-
-
-def _linear(layer: nn.Linear, kernel: Tensor, x: Tensor) -> Tensor:
-    if x.ndim != 2:
-        return functional.linear(x, layer.weight, layer.bias)
-    return functional.conv2d(x[..., None, None], kernel, layer.bias).flatten(1)
-
-
-def _keep(model: Any, path: Path, kernels: Mapping[str, str]) -> None:
-    """Weights first, then the graph: where the graph is, both are whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        openvino.save_model(model, made, compress_to_fp16=False)
-        if kernels:
-            _prefer(made, kernels)
-        for suffix in (".bin", ".xml"):
-            made.with_suffix(suffix).replace(path.with_suffix(suffix))
-
-
-def _prefer(path: Path, kernels: Mapping[str, str]) -> None:
-    """Have layers of a saved graph run on these kernels, by type, where the processor has them.
-
-    OpenVINO takes such wishes from files alone.
-    """
-
-    def wished(layer: re.Match[str]) -> str:
-        wish = kernels.get(layer["type"])
-        return layer[0] + (WISH.format(wish) if wish else "")
-
-    text = path.read_text("utf-8")
-    path.write_text(LAYER.sub(wished, text), "utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import av
 import numpy as np
@@ -53,7 +53,7 @@ def encoded(wave: NDArray[np.float32], kind: str, rate: int = RATE) -> bytes:
         data = (data * 32_767).astype(np.int16)
     file = io.BytesIO()
     with av.open(file, "w", format=form.container) as container:
-        stream = container.add_stream(
+        stream: Any = container.add_stream(
             form.codec, rate=rate, layout=form.layout, options=dict(form.options)
         )
         frame = av.AudioFrame.from_ndarray(data, format=form.samples, layout=form.layout)
