@@ -16,8 +16,6 @@ from typing import Any, Final
 
 import httpx
 
-from embedder.errors import BadRequest
-
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 60.0
 _PREFIX: Final = "EMBEDDER_"
