@@ -90,6 +90,7 @@ def run_page(page: str, shell: Shell, slow: bool) -> int:
     return done
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", ["README.md", "cli.md", "service.md", "training.md"])
 def test_the_samples_of_a_page_run(page: str, shell: Shell) -> None:
     assert run_page(page, shell, slow=False)
