@@ -19,6 +19,7 @@ import io
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ _ZERO_AND_FULL_SCALE: Final = {
     np.dtype(np.float32): (0.0, 1.0),
     np.dtype(np.float64): (0.0, 1.0),
 }
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _TOO_MANY_PLANES: Final = 8  # from here on PyAV reads beyond a planar frame's planes
 SHORT_BLOCK_SECONDS: Final = 1.0  # blocks that are still in the caches when they are joined
 _CHUNK: Final = 1 << 16  # samples converted at once: single frames are too small for numpy
@@ -195,9 +197,13 @@ def _opened(source: AudioSource) -> Iterator[BinaryIO]:
     if isinstance(source, bytes | bytearray | memoryview):
         yield io.BytesIO(bytes(source))
     elif isinstance(source, str | os.PathLike):
+        if _URL.match(os.fspath(source)):
+            raise BadAudio(f"{source!r} is a URL, and none is fetched; download it, give its path")
         with _open_path(Path(source)) as file:
             yield file
     elif hasattr(source, "read") and hasattr(source, "seek") and not hasattr(source, "encoding"):
+        if getattr(source, "closed", False):
+            raise BadRequest("the audio file is closed; open it, or give its path")
         yield source
     else:
         kind = type(source).__name__

@@ -153,6 +153,7 @@ class _Job:
         self._model = model
         self._parts = parts
         self._options = options
+        self._window_ms, self._hop_ms = options.windows
         self._stamps = stamps
         self._on_file = on_file
         self._on_note = on_note
@@ -212,7 +213,9 @@ class _Job:
         first, second = next(blocks), next(blocks, None)
         if second is not None:
             counted = _Counted(chain((first, second), blocks))
-            vector = self._model.scene_stream(counted, *self._options.windows)
+            vector = self._model.scene_stream(
+                counted, window_ms=self._window_ms, hop_ms=self._hop_ms
+            )
             self._finish_scene(index, path, counted.samples, vector, blocks.note)
             return
         clips = self._waiting.setdefault(first.size, [])
@@ -223,7 +226,7 @@ class _Job:
     def _scene_batch(self, clips: Sequence[_Clip]) -> None:
         waves = np.stack([clip.samples for clip in clips])
         try:
-            vectors = self._model.scene(waves, *self._options.windows)
+            vectors = self._model.scene(waves, window_ms=self._window_ms, hop_ms=self._hop_ms)
         except EmbedderError as error:
             if len(clips) == 1:
                 self._fail(clips[0].index, clips[0].path, error)
@@ -249,7 +252,9 @@ class _Job:
         part: OpenPart | None = None
         rows: list[pa.Table] = []
         try:
-            for vectors, ms in self._model.timestamps_stream(blocks, *self._options.windows):
+            for vectors, ms in self._model.timestamps_stream(
+                blocks, window_ms=self._window_ms, hop_ms=self._hop_ms
+            ):
                 if _size(rows) >= PART_BYTES:
                     if part is None:
                         self._save()

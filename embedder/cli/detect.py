@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from embedder.annotations import (
     FORMATS,
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     from embedder.audio import Samples
     from embedder.model import AudioEmbedder
 
+
 # Threshold or thresholds by label, median, min_duration_ms, merge_gap_ms.
-Options: TypeAlias = tuple[float | dict[str, float], int, float, float]
+class Options(NamedTuple):
+    """What makes an event; `EventRules.of` explains it."""
+
+    threshold: float | dict[str, float]
+    median: int
+    min_duration_ms: float
+    merge_gap_ms: float
 
 
 def detect(
@@ -50,7 +57,7 @@ def detect(
     files = start.files(paths)
     name = _format_name(files, output, form, overwrite)
     chosen = _by_label(thresholds) if thresholds else threshold
-    options = (chosen, median, min_duration_ms, merge_gap_ms)
+    options = Options(chosen, median, min_duration_ms, merge_gap_ms)
     from embedder.detection import check_detects
     from embedder.events import EventRules
 
@@ -167,7 +174,7 @@ def _recordings(
             name = files.name(path)
             lengths: list[int] = []
             try:
-                [events] = embedder.events_stream(_measured(blocks, lengths), *options)
+                [events] = embedder.events_stream(_measured(blocks, lengths), **options._asdict())
             except EmbedderError as error:
                 yield Recording(name, 0.0, [], str(error))
             else:
