@@ -17,6 +17,7 @@ from typing import Any, Final
 import httpx
 
 from embedder.errors import BadRequest
+from embedder.extras import require
 
 START_SECONDS: Final = 300.0  # on a busy machine
 STOP_SECONDS: Final = 60.0
@@ -26,10 +27,9 @@ _KEPT: Final = ("EMBEDDER_WEIGHTS_DIR",)  # where weights lie is no setting of t
 
 def psutil() -> Any:
     """The module psutil, or BadRequest with the remedy."""
-    try:
-        import psutil  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise BadRequest("this benchmark needs psutil; pip install psutil") from error
+    require("psutil")
+    import psutil  # type: ignore[import-untyped]
+
     return psutil
 
 
