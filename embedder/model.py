@@ -43,6 +43,7 @@ BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {
 }
 
 PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}  # sigmoids of these
+_REASON: Final = 1_000  # characters
 
 
 class AudioEmbedder(WholeClips):
@@ -114,7 +115,8 @@ class AudioEmbedder(WholeClips):
         try:
             model.backbone.load_state_dict(published_names(checkpoint.state), strict=True)
         except RuntimeError as error:
-            raise WeightsMismatch(f"the checkpoint does not fit {parts.name}: {error}") from error
+            reason = str(error)[:_REASON]  # which names every tensor of a hostile file
+            raise WeightsMismatch(f"the checkpoint does not fit {parts.name}: {reason}") from error
         model.weights_sha256 = checkpoint.sha256
         model._current.identify()
         model.to(place).use(runtime)

@@ -174,8 +174,8 @@ def test_every_format_holds_the_same(
     assert np.array_equal(read, vectors, equal_nan=True)
     with (tmp_path / "out.csv").open(newline="") as file:
         header, *lines_csv = csv.reader(file)
-    assert header[:4] == ["path", where, "error", "e0"]
-    read = np.array([[value or "nan" for value in line[3:]] for line in lines_csv], np.float32)
+    assert header[:7] == ["path", where, "error", "note", "bytes", "modified", "e0"]
+    read = np.array([[value or "nan" for value in line[6:]] for line in lines_csv], np.float32)
     assert np.array_equal(read, vectors, equal_nan=True)
     assert [line[:1] + line[2:3] for line in lines_csv] == [
         [row["path"], row["error"] or ""] for row in table

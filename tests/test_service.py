@@ -267,5 +267,32 @@ def test_the_schema_names_every_route_and_error(client: httpx.Client) -> None:
         "audio/*",
         "application/octet-stream",
     }
+    for path, form, media_type in (
+        ("/embed", "Problem", "application/problem+json"),
+        ("/v1/embeddings", "OpenAIError", "application/json"),
+    ):
+        for status, answer in schema["paths"][path]["post"]["responses"].items():
+            if status != "200":
+                reference = {"$ref": f"#/components/schemas/{form}"}
+                assert answer["content"] == {media_type: {"schema": reference}}
+        assert form in schema["components"]["schemas"]
+    body = schema["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]
+    name = body["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert "dimensions" in schema["components"]["schemas"][name]["properties"]
     names = {parameter["name"] for parameter in embed["parameters"]}
     assert names == {"kind", "model", "window_ms", "hop_ms", "taps"}
+
+
+def test_the_schema_asks_for_a_key_where_the_server_does(model: AudioEmbedder) -> None:
+    open_schema, locked_schema = (
+        create_app(settings(**changes), {"mn01_as": model}).openapi()
+        for changes in ({}, {"api_keys": ("open", "sesame")})
+    )
+    assert "securitySchemes" not in open_schema["components"]
+    assert locked_schema["components"]["securitySchemes"]["APIKey"]["scheme"] == "bearer"
+    locked = {
+        path
+        for path, methods in locked_schema["paths"].items()
+        if all("security" in operation for operation in methods.values())
+    }
+    assert locked == set(locked_schema["paths"]) - {"/livez", "/readyz", "/metrics"}
