@@ -97,8 +97,13 @@ def frame_ms(count: int, first: int = 0) -> NDArray[np.float64]:
 
 def check_detects(name: str, spec: ModelSpec) -> None:
     """BadRequest unless this model's labels are told of frames; a probe's are not."""
-    if spec.probed or not isinstance(spec.network, FrameMNConfig):
+    if not detects(spec):
         raise BadRequest(f"{name} finds no events; choose one of {', '.join(detectors())}")
+
+
+def detects(spec: ModelSpec) -> bool:
+    """Whether a model's labels are told of frames."""
+    return isinstance(spec.network, FrameMNConfig) and not spec.probed
 
 
 def detectors() -> list[str]:

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from torch.nn import functional
 
 from embedder import __version__
 from embedder.errors import BadRequest
+from embedder.extras import require
 from embedder.files import atomic
 from embedder.frame_mn import FRAME_MS, STRONG, FrameMN
 from embedder.frontend import PREEMPHASIS, LogMel
@@ -158,10 +158,7 @@ def export(model: AudioEmbedder, path: Path, *, with_frontend: bool = False) -> 
 
 def check_installed() -> None:
     """BadRequest unless what export takes is installed."""
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        names = " and ".join(missing)
-        raise BadRequest(f"{names} not installed; pip install 'audio-embedder[onnx]'")
+    require("onnx", "onnxruntime")
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import io
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -63,7 +62,10 @@ MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 LIBAV_ERRORS: Final = (
     *(av.FFmpegError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError),
 )
-_log = logging.getLogger(__name__)
+# PyAV 19 reads tags of any encoding and owns its layouts; older ones leave both to the caller.
+_OLD_PYAV: Final = hasattr(InputContainer, "metadata_errors")
+# Old tags are often Latin-1.
+_TAG_OPTIONS: Final[dict[str, Any]] = {"metadata_errors": "replace"} if _OLD_PYAV else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,16 @@ class Meter:
         self.faults += 1
         self.last_fault = error.with_traceback(None)  # a traceback would keep the frames alive
 
-    def report(self, yielded: int) -> None:
-        """At the end of the source: nothing is an error, damage a warning."""
+    def report(self, yielded: int) -> str | None:
+        """At the end of the source: nothing is an error; what is to be said of damage."""
         if not yielded:
             raise BadAudio(
                 "no samples: the audio is empty, damaged or shorter than a sample"
             ) from self.last_fault
-        if self.faults:
-            _log.warning("damaged audio: what did not decode was skipped, %d times", self.faults)
+        if not self.faults:
+            return None
+        times = "once" if self.faults == 1 else f"{self.faults} times"
+        return f"damaged audio: what did not decode was skipped, {times}"
 
 
 def _within(value: float, limit: float | None, unit: str) -> None:
@@ -155,16 +159,12 @@ def _av_open(file: BinaryIO) -> InputContainer:
     # A view without the file's name: libav would guess by the extension and show it in errors.
     nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
     try:
-        return av.open(
-            nameless,
-            mode="r",
-            options=OPTIONS,
-            metadata_errors="replace",  # old tags are often Latin-1
-        )
+        opened: InputContainer = av.open(nameless, mode="r", options=OPTIONS, **_TAG_OPTIONS)
     except LIBAV_ERRORS as error:
         raise UnsupportedAudio(
             "unknown format or broken header; send WAV, FLAC, MP3, Ogg, M4A, WebM, AIFF or WMA"
         ) from error
+    return opened
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
@@ -187,7 +187,7 @@ def audio_stream(container: InputContainer) -> AudioStream:
     return stream
 
 
-# PyAV (18.1) shares an odd layout's channel map with the codec or frame that it came from, and
+# Before 19, PyAV shares an odd layout's channel map with the codec or frame that it came from, and
 # both free it: a few bytes in a CAF or MOV kill the process. So the codec gets another layout
 # before it frees the old one, and an odd layout that a decoder makes itself is never freed.
 
@@ -197,7 +197,7 @@ def _is_odd(layout: AudioLayout) -> bool:
 
 
 def keep_if_odd(layout: AudioLayout) -> None:
-    if _is_odd(layout):
+    if _OLD_PYAV and _is_odd(layout):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
 
 

@@ -6,19 +6,24 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from embedder.errors import BadRequest
+from embedder.extras import require
+
 if TYPE_CHECKING:
     from eval.trainer import Metrics, Trainer
 
 
 def run(trainer: Trainer) -> None:
     """Train to the end and draw the curve."""
-    if not trainer.run():  # not the process that logs
-        return
+    drawing = True
     try:
+        require("matplotlib")
+    except BadRequest as error:
+        drawing = False
+        say(f"no curve will be drawn: {error}")
+    if trainer.run() and drawing:  # only in the process that logs
         from eval.curve import draw
-    except ImportError:
-        say("no curve: install matplotlib (the extra `train`) to have one drawn")
-    else:
+
         draw(trainer.rows, trainer.folder / "curve.png")
 
 

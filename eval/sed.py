@@ -19,6 +19,7 @@ import typer
 from numpy.typing import NDArray
 
 from embedder.errors import BadRequest
+from embedder.extras import require
 from embedder.zoo import DEFAULT_DETECTOR
 
 if TYPE_CHECKING:
@@ -216,13 +217,12 @@ def score(
     from embedder.bulk.inputs import find_audio
     from embedder.model import AudioEmbedder
 
+    require(*LIBRARIES)
     truth = read_truth(annotations, names)
     files = {Path(path).stem: Path(path) for path in find_audio([str(audio)])}
     clips = {clip: files[clip] for clip in truth if clip in files}
     if not clips:
         raise BadRequest(f"none of the {len(truth)} annotated clips is in {audio}")
-    for library in LIBRARIES:
-        _library(library)  # before hours of work
     scores = evaluate(AudioEmbedder.load(model, weights), clips, truth)
     for name, value in scores.items():
         typer.echo(f"{name} {100 * value:.2f}")
@@ -238,7 +238,5 @@ def _true_event(row: Sequence[str], called: Mapping[str, str], where: str) -> Tr
 
 
 def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise BadRequest(f"{name} is missing; pip install 'audio-embedder[sed]'") from error
+    require(name)
+    return import_module(name)

@@ -8,11 +8,13 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from pydantic import ValidationError
 
+from embedder.children import keep_children_safe
 from embedder.errors import EmbedderError
 from embedder.threads import wait_asleep
-from service.protocol import HeadDeadline
-from service.settings import Settings
+from service.protocol import BoundedHttp
+from service.settings import Settings, faults
 
 _FACTORY = "service.app:create_app"
 
@@ -22,15 +24,21 @@ def serve(settings: Settings | None = None) -> int:
 
     With several workers each process reads its settings from the environment again.
     """
+    keep_children_safe()
     wait_asleep()
     from service.app import create_app  # imports torch
 
-    settings = settings or Settings()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = settings or Settings()
+    except ValidationError as error:
+        for fault in faults(error):
+            logging.getLogger(__name__).error("%s", fault)
+        return 2
     options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
-        "http": HeadDeadline,
+        "http": BoundedHttp,
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": 30,

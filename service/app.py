@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 import embedder
 from service import errors, openai, operations, routes
+from service.access import Access
 from service.engine import Engine
 from service.metrics import Metrics
 from service.middleware import Guard
 from service.models import Models, WindowModel
+from service.openapi import describe
 from service.settings import Settings
 from service.state import Service, make_cache
 from service.uploads import MULTIPART_OVERHEAD
 
+_CORS: Final[dict[str, Any]] = {
+    "allow_methods": ("GET", "POST"),
+    "allow_headers": ("*",),
+    "expose_headers": ("Retry-After", "Server-Timing", "X-Cache", "X-Model"),
+    "allow_private_network": True,
+}
 DESCRIPTION = """\
 Embeddings and tags of any audio. Post a file to `/embed` or `/tags`:
 
@@ -65,7 +75,10 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = service
-    app.add_middleware(
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
+    app.add_middleware(Access, settings=settings)
+    app.add_middleware(  # the last one is the outermost
         Guard,
         memory=engine.uploads,
         metrics=metrics,
@@ -75,6 +88,7 @@ def create_app(
     errors.install(app)
     for router in (routes.router, openai.router, operations.router):
         app.include_router(router)
+    describe(app, asks_for_key=bool(settings.keys))
     return app
 
 

@@ -88,9 +88,15 @@ def encode(array: NDArray[Any]) -> bytes:
     )
 
 
-def decode(value: bytes) -> NDArray[Any] | None:
-    """The array, read-only; None if anything at all is wrong with the value."""
-    if len(value) < _HEADER.size:
+def decode(value: object, max_bytes: int | None = None) -> NDArray[Any] | None:
+    """The array, read-only; None if anything at all is wrong with the value.
+
+    A store outside this process may hold whatever others put there: no bytes at all, or far more
+    than the `max_bytes` of an array that this server would have stored.
+    """
+    if not isinstance(value, bytes) or len(value) < _HEADER.size:
+        return None
+    if max_bytes is not None and len(value) > max_bytes + _HEADER.size + 4 * _MAX_DIMENSIONS:
         return None
     magic, version, code, dimensions, crc = _HEADER.unpack_from(value)
     if (magic, version) != (_MAGIC, _VERSION) or code not in _DTYPES:
@@ -104,7 +110,7 @@ def decode(value: bytes) -> NDArray[Any] | None:
         return None
     if zlib.crc32(memoryview(value)[_HEADER.size :]) != crc:
         return None
-    array: NDArray[Any] = np.frombuffer(value, dtype, offset=start).reshape(shape)
+    array: NDArray[Any] = np.ndarray(shape, dtype, value, start)
     return array
 
 

@@ -11,23 +11,26 @@ import json
 import logging
 import mmap
 import os
+import signal
 import sys
 import tempfile
 from asyncio import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedder.children import import_path
 from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
 from embedder.libav import DecodeLimits
 from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
 
 START_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 2.0  # beyond the decoder's own clock, for a parser that hangs
+# Time to finish for a job whose client is gone; to start another child costs about as much.
+GONE_SECONDS: Final = 1.0
 _PIPE_BUFFER: Final = 1 << 20
 _ERRORS: Final[dict[str, type[EmbedderError]]] = {
     error.__name__: error for error in (BadAudio, UnsupportedAudio, AudioTooLarge, BadRequest)
@@ -78,7 +81,7 @@ class Decoder:
                 stdout=subprocess.PIPE,
                 limit=_PIPE_BUFFER,
                 env={
-                    "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+                    **import_path(),
                     "PATH": os.defpath,
                     "OPENBLAS_NUM_THREADS": "1",
                     "OMP_NUM_THREADS": "1",
@@ -174,6 +177,10 @@ class Decoder:
             raise DecoderDied from error
 
 
+def _too_slow(seconds: float | None) -> AudioTooLarge:
+    return AudioTooLarge(f"not decoded within {seconds} s; send a shorter clip, or WAV or FLAC")
+
+
 def _shared_file() -> int:
     """A file descriptor of so much memory, of which only what is written takes any."""
     if hasattr(os, "memfd_create"):
@@ -224,19 +231,27 @@ class DecoderPool:
         ------
         BadAudio, UnsupportedAudio, AudioTooLarge : as `embedder.audio.load_audio`.
         """
+        # A job that still waits here is dropped when its client is gone.
+        decoder = await self._free.get()
         # Shielded: a child cannot be interrupted, and must have finished before its next job.
-        task = asyncio.create_task(self._decode(upload, sample_rate))
+        task = asyncio.create_task(self._decode(decoder, upload, sample_rate))
         self._running.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # What the caller holds for this job stays counted until the job has ended.
+            await asyncio.wait({task}, timeout=GONE_SECONDS)
+            task.cancel()
+            await asyncio.wait({task})
+            raise
 
     def _done(self, task: asyncio.Task[Decoded]) -> None:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # seen, even if nobody waits any more
 
-    async def _decode(self, upload: bytes, sample_rate: int) -> Decoded:
-        decoder = await self._free.get()
+    async def _decode(self, decoder: Decoder | None, upload: bytes, sample_rate: int) -> Decoded:
         try:
             for _ in range(2):
                 decoder = await self._fit(decoder)
@@ -244,14 +259,16 @@ class DecoderPool:
                     seconds = self.limits.max_wall_seconds
                     limit = None if seconds is None else seconds + GRACE_SECONDS
                     return await decoder.run(upload, sample_rate, limit)
-                except DecoderDied:
-                    _log.warning("a decoder died (exit status %s)", decoder.process.returncode)
+                except DecoderDied as error:
                     await self._stop(decoder)
+                    if decoder.process.returncode == -signal.SIGXCPU:
+                        raise _too_slow(seconds) from error
+                    _log.warning("a decoder died (exit status %s)", decoder.process.returncode)
                 except (TimeoutError, asyncio.CancelledError) as error:
                     await self._stop(decoder)
                     if isinstance(error, asyncio.CancelledError):
                         raise
-                    raise AudioTooLarge(f"not decoded within {seconds} s") from error
+                    raise _too_slow(seconds) from error
             raise BadAudio("this file crashes the decoder; convert it to WAV or FLAC")
         finally:
             self._free.put_nowait(decoder)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,13 +22,14 @@ from embedder.audio import HTTP_LIMITS
 from embedder.errors import BadRequest
 from embedder.windows import cut
 from service import cache
+from service.budget import Budget, Cost
 from service.cache import Cache, Unavailable
 from service.decoding import Decoded, DecoderPool, decoder_version
-from service.errors import TooMuchWork
 from service.flights import Flights
 from service.limits import Memory, Places
 from service.metrics import Metrics
 from service.models import Models
+from service.off_loop import OffLoop
 from service.settings import Settings
 from service.tasks import Answer, CacheState, ResolvedTask, Task, Upload
 
@@ -55,6 +57,8 @@ class Engine:
         self.uploads = Memory(settings.max_memory)
         self.places = Places(settings.max_requests, self._backlog_seconds)
         self._audio = Memory(settings.max_memory)
+        self._answers = Memory(settings.max_memory)
+        self._budget = Budget.of(settings)
         self._metrics = metrics
         self._decoder = decoder_version(limits)
         self._flights: Flights[Answer] = Flights()
@@ -86,21 +90,24 @@ class Engine:
 
     async def _find(self, upload: Upload) -> Answer | CacheState:
         try:
-            pcm = cache.decode(await self.cache.get(upload.key) or b"")
-            if pcm is None or pcm.nbytes != _PCM.size:
+            pcm = cache.decode(await self.cache.get(upload.key), self.settings.cache_value_bytes)
+            if pcm is None or pcm.dtype != np.uint8 or pcm.shape != (_PCM.size,):
                 return "miss"
             fingerprint, samples = _PCM.unpack(pcm.tobytes())
-            values = await self._result(_result_key(fingerprint, upload))
+            values = await self._result(_result_key(fingerprint, upload), upload, samples)
         except Unavailable:
             return "bypass"
         if values is None:
             return "miss"
         return Answer(upload.served, upload.task, values, samples, "hit")
 
-    async def _result(self, key: str) -> NDArray[np.float32] | None:
-        """What the cache has there; Unavailable if it is."""
-        values = cache.decode(await self.cache.get(key) or b"")
-        return None if values is None or values.dtype != np.float32 else values
+    async def _result(self, key: str, upload: Upload, samples: int) -> NDArray[np.float32] | None:
+        """What the cache has there, if it can be an answer; Unavailable if the cache is."""
+        values = cache.decode(await self.cache.get(key), self.settings.cache_value_bytes)
+        shape = upload.task.shape(samples, upload.served.model)
+        if values is None or values.dtype != np.float32 or values.shape != shape:
+            return None
+        return values if np.isfinite(values).all() else None
 
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
         """The answer by decoding and inference; identical uploads at one time share one."""
@@ -118,16 +125,17 @@ class Engine:
                 decoded = await self.decoders.decode(upload.data, rate)
                 held, spare = decoded.samples.nbytes, held - decoded.samples.nbytes
                 self._audio.give_back(spare)
-                self._check_work(upload.task, decoded.samples.size, rate)
+                cost = Cost.of(upload.task, decoded.samples.size, upload.served.model)
+                self._budget.check(cost)
                 timings = {"decode": time.perf_counter() - started}
                 key = _result_key(decoded.fingerprint, upload)
-                values = await self._known(key, state)
+                values = await self._known(key, upload, decoded, state)
                 if values is not None:
                     state = "hit"
                 else:
                     arrived()
                     started = time.perf_counter()
-                    values = await self._infer(decoded.samples, upload)
+                    values = await self._held(cost, self._infer(decoded.samples, upload))
                     timings["infer"] = time.perf_counter() - started
             finally:
                 self._audio.give_back(held)
@@ -137,12 +145,14 @@ class Engine:
         samples = decoded.samples.size
         return Answer(upload.served, upload.task, values, samples, state, timings)
 
-    async def _known(self, key: str, state: CacheState) -> NDArray[np.float32] | None:
+    async def _known(
+        self, key: str, upload: Upload, decoded: Decoded, state: CacheState
+    ) -> NDArray[np.float32] | None:
         """What the cache has of the same samples, which came in other bytes before."""
         if state == "bypass":
             return None
         try:
-            values = await self._result(key)
+            values = await self._result(key, upload, decoded.samples.size)
         except Unavailable:
             return None
         if values is not None:
@@ -151,34 +161,41 @@ class Engine:
 
     async def _infer(self, samples: NDArray[np.float32], upload: Upload) -> NDArray[np.float32]:
         """[S] -> [D], [n, D] for timestamps, or [T, N] for events."""
-        batcher, task = upload.served.batcher, upload.task
-        wanted = tuple(dict.fromkeys(task.taps))
-        rows: list[NDArray[np.float32]] = []
-        total: NDArray[np.float64] | None = None
-        count = 0
-        async for windows in _windows(samples, task, batcher.limits.max_samples):
-            features = await batcher.submit(windows, wanted)
-            joined = np.concatenate([features[tap] for tap in task.taps], axis=1)  # n D
-            if task.asked.kind == "timestamps":
-                rows.append(joined)
-            else:
-                part = joined.sum(0, dtype=np.float64)
-                total = part if total is None else total + part
-                count += len(joined)
-        if total is None:
-            return task.joined(rows, samples.size, upload.served.model.sample_rate)
-        return (total / count).astype(np.float32)
+        task, rate = upload.task, upload.served.model.sample_rate
+        count = task.plan.n_windows(samples.size)
+        if task.asked.kind == "scene":
+            total: NDArray[np.float64] = np.zeros(1)
+            async with aclosing(_features(samples, upload)) as groups:
+                async for group in groups:
+                    total = total + group.sum(0, dtype=np.float64)
+            return (total / count).astype(np.float32)
+        rows: NDArray[np.float32] | None = None
+        first = 0
+        async with aclosing(_features(samples, upload)) as groups:
+            async for group in groups:
+                if rows is None:  # made whole at once: to join parts would take their memory again
+                    rows = np.empty((count, *group.shape[1:]), np.float32)
+                rows[first : first + len(group)] = group
+                first += len(group)
+        assert rows is not None
+        return task.joined(rows, samples.size, rate)
 
-    def _check_work(self, task: ResolvedTask, samples: int, sample_rate: int) -> None:
-        count = task.plan.n_windows(samples)
-        width = samples if task.whole(samples) else task.plan.window
-        seconds = count * width / sample_rate
-        if count > self.settings.max_windows or seconds > self.settings.max_windows_seconds:
-            raise TooMuchWork(
-                f"{count:,} windows of together {seconds:,.0f} s; this server computes up to "
-                f"{self.settings.max_windows:,} and {self.settings.max_windows_seconds:,.0f} s: "
-                "use a larger hop_ms or a shorter clip"
-            )
+    async def _held(
+        self, cost: Cost, work: Coroutine[Any, Any, NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """The result of the work, whose memory is counted until its last reader is done."""
+        try:
+            await self._answers.wait(cost.bytes)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            values = await work
+        except BaseException:
+            self._answers.give_back(cost.bytes)
+            raise
+        self._answers.hold_for(values, cost.bytes)
+        return values
 
     def _remember(
         self, upload: Upload, decoded: Decoded, key: str, values: NDArray[np.float32]
@@ -193,21 +210,32 @@ class Engine:
         return max((one.batcher.backlog_seconds for one in served), default=1.0)
 
 
+async def _features(
+    samples: NDArray[np.float32], upload: Upload
+) -> AsyncGenerator[NDArray[np.float32], None]:
+    """The joined features of a clip's windows [n, D], some windows at a time."""
+    batcher, taps = upload.served.batcher, upload.task.taps
+    async with aclosing(_windows(samples, upload.task, batcher.limits.max_samples)) as groups:
+        async for windows in groups:
+            features = await batcher.submit(windows, taps)
+            yield np.concatenate([features[tap] for tap in taps], axis=1)
+
+
 async def _windows(
     samples: NDArray[np.float32], task: ResolvedTask, batch_samples: int
-) -> AsyncIterator[Tensor]:
+) -> AsyncGenerator[Tensor, None]:
     """The windows of a clip [S], some [n, W] at a time, each small enough for one batch."""
     wave = torch.from_numpy(samples)[None]
     if task.whole(samples.size):
         yield wave
         return
-    groups = cut(iter(torch.split(wave, batch_samples, dim=1)), task.plan, batch_samples)
-    while (group := await asyncio.to_thread(_next, groups)) is not None:
-        yield group[0]
-
-
-def _next(groups: Iterator[Tensor]) -> Tensor | None:
-    return next(groups, None)
+    blocks = iter(torch.split(wave, batch_samples, dim=1))
+    steps = OffLoop(group[0] for group in cut(blocks, task.plan, batch_samples))
+    try:
+        async for windows in steps:
+            yield windows
+    finally:
+        steps.close()
 
 
 def _result_key(fingerprint: bytes, upload: Upload) -> str:

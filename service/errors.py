@@ -1,6 +1,7 @@
 """Errors of the service itself, and the one place that knows HTTP statuses.
 
-Every error leaves as RFC 9457 problem JSON with a stable `code`.
+Every error has a stable `code`. It leaves as RFC 9457 problem JSON, and below /v1 in the form that
+OpenAI's clients read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from embedder.errors import (
     AudioTooLarge,
@@ -30,6 +32,8 @@ from embedder.errors import (
 )
 
 PROBLEM: Final = "application/problem+json"
+OPENAI_PREFIX: Final = "/v1"
+MAX_FAULTS: Final = 5  # that an answer lists
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +55,52 @@ class Unauthorized(ServiceError):
     def __init__(self) -> None:
         super().__init__(
             "send the API key as 'Authorization: Bearer KEY'", {"www-authenticate": "Bearer"}
+        )
+
+
+class OriginNotAllowed(ServiceError):
+    """A browser sends this for the page of another origin."""
+
+    code = "origin_not_allowed"
+
+    def __init__(self, origin: str | None) -> None:
+        page = "a page of another site" if origin is None else f"a page of {origin!r}"
+        super().__init__(
+            f"{page} may not use this server; if it should, add its origin (https://example.org) "
+            "to EMBEDDER_CORS_ORIGINS"
+        )
+
+
+class HostNotAllowed(ServiceError):
+    """The request was sent to a name that this server does not go by."""
+
+    code = "host_not_allowed"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"this server does not go by {host!r}; use its address or localhost, or add the name "
+            "to EMBEDDER_ALLOWED_HOSTS"
+        )
+
+
+class InvalidJSON(ServiceError):
+    """The body is no JSON."""
+
+    code = "invalid_json"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the body is no JSON: {reason}")
+
+
+class UnsupportedEncoding(ServiceError):
+    """The body is compressed."""
+
+    code = "unsupported_encoding"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f"a body with Content-Encoding {encoding!r} is not read; send it without",
+            {"accept-encoding": "identity"},
         )
 
 
@@ -128,6 +178,10 @@ STATUS: Final[Mapping[type[EmbedderError], HTTPStatus]] = {
     DownloadFailed: HTTPStatus.SERVICE_UNAVAILABLE,
     ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
+    OriginNotAllowed: HTTPStatus.FORBIDDEN,
+    HostNotAllowed: HTTPStatus.MISDIRECTED_REQUEST,
+    InvalidJSON: HTTPStatus.BAD_REQUEST,
+    UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
     BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -138,18 +192,52 @@ STATUS: Final[Mapping[type[EmbedderError], HTTPStatus]] = {
 }
 
 
+class ErrorResponse(Response):
+    """An error in the form that clients of the path read; which path, is known when it is sent."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
+        self._openai = openai_error(status, code, detail, errors)
+        title = HTTPStatus(status).phrase
+        body = {"type": "about:blank", "title": title, "status": status, "code": code}
+        listed = {} if errors is None else {"errors": errors}
+        content = orjson.dumps({**body, "detail": detail, **listed})
+        super().__init__(content, status, dict(headers or {}), PROBLEM)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not path.startswith(f"{OPENAI_PREFIX}/"):
+            await super().__call__(scope, receive, send)
+            return
+        kept = ("content-type", "content-length")
+        headers = {name: value for name, value in self.headers.items() if name not in kept}
+        answer = Response(orjson.dumps(self._openai), self.status_code, headers, "application/json")
+        await answer(scope, receive, send)
+
+
 def problem(
-    status: int,
-    code: str,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    **extensions: Any,
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A problem document (RFC 9457); `type` is about:blank, so `title` is the status's phrase."""
-    title = HTTPStatus(status).phrase
-    body = {"type": "about:blank", "title": title, "status": status, "code": code}
-    content = orjson.dumps({**body, "detail": detail, **extensions})
-    return Response(content, status, dict(headers or {}), PROBLEM)
+    """An error that has no class of its own."""
+    return ErrorResponse(status, code, detail, headers)
+
+
+def openai_error(
+    status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """What OpenAI's clients read; `param` names the first option at fault."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        kind = "rate_limit_error"
+    _, *path = errors[0]["where"].split(".") if errors else [""]
+    param = path[0] if path else None
+    return {"error": {"message": detail, "type": kind, "param": param, "code": code}}
 
 
 async def on_embedder_error(_: Request, error: Exception) -> Response:
@@ -176,20 +264,18 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
 
 
 async def on_invalid_request(_: Request, error: Exception) -> Response:
-    """A parameter or a JSON body that does not fit its schema."""
+    """An option or a JSON body that does not fit its schema."""
     assert isinstance(error, RequestValidationError)
     faults = [
         {"where": ".".join(map(str, fault["loc"])), "what": fault["msg"]}
-        for fault in error.errors()
+        for fault in error.errors()[:MAX_FAULTS]
     ]
-    detail = "; ".join(f"{fault['where']}: {fault['what']}" for fault in faults[:5])
-    if any(fault["type"] == "json_invalid" for fault in error.errors()):
-        return problem(HTTPStatus.BAD_REQUEST, "invalid_json", detail)
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=faults)
+    detail = "; ".join(f"{fault['where']}: {fault['what']}" for fault in faults)
+    return ErrorResponse(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=faults)
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of this application with a problem document."""
+    """Answer every error of this application in one of the two forms."""
     app.add_exception_handler(EmbedderError, on_embedder_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)

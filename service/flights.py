@@ -36,6 +36,7 @@ class Flights(Generic[T]):
                 if not self._waiting[key]:
                     self._land(key, task)
                     task.cancel()
+                    await asyncio.wait({task})  # what it holds is counted until it has ended
 
     def __len__(self) -> int:
         return len(self._tasks)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import NDArray
 
 from service.errors import Overloaded
 
@@ -54,6 +58,16 @@ class Memory:
                 self._freed.clear()
                 await self._freed.wait()
             self.held += size
+
+    def hold_for(self, array: NDArray[Any], size: int) -> None:
+        """Give back what was taken when this array is no longer used by anybody."""
+        loop = asyncio.get_running_loop()
+
+        def released() -> None:  # in whichever thread used it last
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.give_back, size)
+
+        weakref.finalize(array, released)
 
     def give_back(self, size: int) -> None:
         """Return what was taken."""

@@ -5,7 +5,6 @@ Plain ASGI, because Starlette's BaseHTTPMiddleware costs as much as a cache hit.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -16,14 +15,12 @@ from anyio import CancelScope, move_on_after
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from embedder.errors import EmbedderError
 from service.errors import BodyTimeout, BodyTooLarge, of_error, problem
 from service.limits import Memory
 from service.metrics import Metrics
 
 TIMINGS: Final = "embedder.timings"  # {stage: seconds} in the scope, for Server-Timing
 DRAIN_BYTES: Final = 1 << 20
-DRAIN_SECONDS: Final = 2.0
 _GONE: Final = 499  # as nginx counts clients that hung up
 _log = logging.getLogger(__name__)
 
@@ -40,11 +37,13 @@ class Body:
         self._limit = limit
         self._clock = clock
         self._announced, chunked = _framing(scope)
+        self._expects = any(name == b"expect" for name, _ in scope["headers"])
+        self._begun = False
         self._ended = False  # the empty body of a GET ends with a message too
         self.complete = not self._announced and not chunked
         self.size = 0
         if self.complete:
-            self._stop_clock()
+            self.stop_clock()
 
     async def receive(self, memory: Memory) -> Message:
         """The next message of the body; after its end, whatever comes."""
@@ -52,6 +51,7 @@ class Body:
             return await self._receive()
         if self._announced > self._limit:
             raise BodyTooLarge(self._limit)
+        self._begun = True
         message = await self._receive()
         chunk = len(message.get("body", b""))
         if self.size + chunk > self._limit:
@@ -60,20 +60,22 @@ class Body:
         self.size += chunk
         self._ended = self.complete = not message.get("more_body", False)
         if self.complete:
-            self._stop_clock()
+            self.stop_clock()
         return message
 
-    async def drain(self, memory: Memory) -> None:
-        """Before an answer that does not need the body: take a short one in nevertheless.
+    @property
+    def worth_waiting_for(self) -> bool:
+        """Whether the connection can go on after an answer that did not need the body.
 
-        Closing a connection on a client that still sends would take the answer from it.
+        What is missing must be little, and on its way: a client that expects "100 Continue" and
+        gets an answer instead may never send it.
         """
-        self._stop_clock()  # or it would end the answer, too
-        with contextlib.suppress(EmbedderError), move_on_after(DRAIN_SECONDS):
-            while not self.complete and max(self.size, self._announced) <= DRAIN_BYTES:
-                await self.receive(memory)
+        if self.complete:
+            return True
+        return 0 < self._announced <= DRAIN_BYTES and not (self._expects and not self._begun)
 
-    def _stop_clock(self) -> None:
+    def stop_clock(self) -> None:
+        """No body is due any more."""
         self._clock.deadline = math.inf
 
 
@@ -109,10 +111,10 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                await body.drain(self._memory)
+                body.stop_clock()  # or it would end the answer, too
                 value = server_timing({**timings, "total": time.perf_counter() - started})
                 message["headers"] = [*message["headers"], (b"server-timing", value)]
-                if not body.complete:  # what is still to come is nobody's request
+                if not body.worth_waiting_for:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from service.errors import NotAcceptable
@@ -9,6 +10,7 @@ from service.errors import NotAcceptable
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 NPZ: Final = "application/x-npz"
+_QUALITY: Final = re.compile(r"0?\.\d+|[01](\.\d*)?")
 FORMATS: Final = (JSON, NPY, NPZ)  # the server's preference
 
 
@@ -22,7 +24,7 @@ def best_format(accept: str | None) -> str:
         ((_quality(offer, ranges), offer) for offer in FORMATS), key=lambda found: found[0]
     )
     if quality <= 0:
-        raise NotAcceptable(f"cannot make {accept!r}; accept {', '.join(FORMATS)}")
+        raise NotAcceptable(f"cannot make {accept[:100]!r}; accept {', '.join(FORMATS)}")
     return best
 
 
@@ -32,10 +34,7 @@ def _range(part: str) -> tuple[str, float]:
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key.strip().lower() == "q":
-            try:
-                quality = float(value)
-            except ValueError:
-                quality = 0.0
+            quality = float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
     return name.lower(), quality
 
 

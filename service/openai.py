@@ -5,63 +5,134 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import string
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
-from embedder.errors import BadAudio, BadRequest
+from embedder.errors import BadAudio, BadRequest, UnknownModel
 from service import uploads
 from service.engine import Engine
+from service.errors import OPENAI_PREFIX, InvalidJSON
+from service.models import Served
 from service.negotiation import JSON
-from service.routes import ERRORS
+from service.openapi import OPENAI_ERRORS, OPENAI_READ_ERRORS
 from service.schemas import EmbeddingsRequest, EmbeddingsResponse, ModelCard, ModelList, Usage
-from service.state import require_key, service_of
+from service.state import Service, require_key, service_of
 from service.tasks import Answer, Task
 
 _PREFIX: Final = "data:"
 _BASE64: Final = ";base64"
+_ON_LOOP: Final = 1 << 16  # longer texts are read in a thread
+# Commas and brackets, which count the values of a JSON text before any is made. A request has a
+# few and two a clip; the rest is for what names may hold.
+_SPARE_MARKS: Final = 1000
+_MARKS: Final = (b",", b"[", b"{")
+_WHITE: Final = string.whitespace.encode()
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
+    }
+}
 
-router = APIRouter(
-    prefix="/v1", dependencies=[Depends(require_key)], responses=ERRORS, tags=["openai"]
-)
+router = APIRouter(prefix=OPENAI_PREFIX, dependencies=[Depends(require_key)], tags=["openai"])
 
 
-@router.get("/models", response_model=ModelList)
+@router.get("/models", response_model=ModelList, responses=OPENAI_READ_ERRORS)
 async def models(request: Request) -> ModelList:
     """The models that may be asked for."""
-    known = service_of(request).models
-    return ModelList(
-        data=[
-            ModelCard(id=name, default=name == known.default, loaded=name in known.loaded)
-            for name in known.names
-        ]
-    )
+    service = service_of(request)
+    return ModelList(data=[_card(service, name) for name in service.models.names])
 
 
-@router.post("/embeddings", response_model=EmbeddingsResponse)
-async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
+@router.get(
+    "/models/{model}",
+    response_model=ModelCard,
+    responses={**OPENAI_READ_ERRORS, 404: OPENAI_ERRORS[404]},
+)
+async def model_card(request: Request, model: str) -> ModelCard:
+    """One of them."""
+    service = service_of(request)
+    if model not in service.models.names:
+        raise UnknownModel(model, service.models.names, "GET /v1/models")
+    return _card(service, model)
+
+
+@router.post(
+    "/embeddings",
+    response_model=EmbeddingsResponse,
+    responses=OPENAI_ERRORS,
+    openapi_extra=_BODY,
+)
+async def embeddings(request: Request) -> Response:
     """Scene embeddings of clips given as base64 or data URIs."""
     service = service_of(request)
     service.check_ready()
-    inputs = [body.input] if isinstance(body.input, str) else body.input
-    if len(inputs) > service.settings.max_inputs:
-        raise BadRequest(
-            f"{len(inputs)} inputs; send up to {service.settings.max_inputs} in one request"
-        )
-    work = (_embed(service.engine, index, text, body.model) for index, text in enumerate(inputs))
+    body = await _read(request, service.settings.max_inputs)
+    served = await service.models.get(body.model)
+    task = Task("embedding", taps=_taps(body.taps))
+    _check_size(served, task, body.dimensions)
+    work = (_embed(service.engine, i, text, body.model, task) for i, text in enumerate(body.input))
     answers = await uploads.unless_gone(request, _all(list(work)))
-    size = answers[0].values.size
-    if body.dimensions not in (None, size):
-        raise BadRequest(f"dimensions is {body.dimensions}; this model has {size}")
-    data = [
-        {"object": "embedding", "index": index, "embedding": _values(answer, body.encoding_format)}
-        for index, answer in enumerate(answers)
-    ]
-    model = answers[0].served.model.name
-    content = {"object": "list", "data": data, "model": model, "usage": Usage().model_dump()}
-    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
+    pack = partial(_packed, served.model.name, answers, body.encoding_format)
+    return Response(await asyncio.to_thread(pack), media_type=JSON)
+
+
+async def _read(request: Request, max_inputs: int) -> EmbeddingsRequest:
+    """The body, checked so that a wrong one costs little however long it is."""
+    uploads.check_uncompressed(request)
+    if uploads.is_form(request):
+        raise BadRequest("send JSON with base64 here; files in a form go to POST /embed")
+    data = await request.body()
+    check = partial(_checked, data, max_inputs)
+    try:
+        return check() if len(data) <= _ON_LOOP else await asyncio.to_thread(check)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(
+            [{**fault, "loc": ("body", *fault["loc"])} for fault in faults]
+        ) from error
+
+
+def _checked(data: bytes, max_inputs: int) -> EmbeddingsRequest:
+    if sum(map(data.count, _MARKS)) > _SPARE_MARKS + 2 * max_inputs:
+        raise BadRequest(
+            f"too many values; send up to {max_inputs} clips, each as base64 or a data URI "
+            "(tokens are no audio)"
+        )
+    try:
+        content = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJSON(str(error)) from error
+    inputs = content.get("input") if isinstance(content, dict) else None
+    if isinstance(inputs, list) and len(inputs) > max_inputs:
+        raise BadRequest(f"{len(inputs)} inputs; send up to {max_inputs} in one request")
+    return EmbeddingsRequest.model_validate(content)
+
+
+def _taps(names: list[str] | None) -> tuple[str, ...] | None:
+    """A list, or one text with commas."""
+    return None if names is None else tuple(tap.strip() for tap in ",".join(names).split(","))
+
+
+def _check_size(served: Served, task: Task, dimensions: int | None) -> None:
+    """BadRequest unless the vectors have this size; they are never cut."""
+    taps = task.resolved(served).taps
+    sizes = served.model.tap_sizes
+    size = sum(sizes[tap] for tap in taps)
+    if dimensions not in (None, size):
+        offered = ", ".join(f"{tap} {sizes[tap]}" for tap in sizes)
+        raise BadRequest(
+            f"dimensions is {dimensions}; {served.model.name} gives {size} with the taps "
+            f"{','.join(taps)}. Its taps have {offered}"
+        )
 
 
 def audio_bytes(text: str) -> bytes:
@@ -73,16 +144,22 @@ def audio_bytes(text: str) -> bytes:
     elif "://" in text[:16]:
         raise BadRequest("URLs are not fetched; send the audio itself as base64")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        # Not `split`, which would make an object of every piece.
+        packed = text.encode("ascii").translate(_URL_SAFE, _WHITE)
+        return base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadRequest(f"not base64 ({error}); send audio as base64 or a data URI") from error
 
 
-async def _embed(engine: Engine, index: int, text: str, model: str | None) -> Answer:
+async def _embed(engine: Engine, index: int, text: str, model: str | None, task: Task) -> Answer:
     try:
-        return await engine.answer(audio_bytes(text), model, Task("embedding"))
+        long = len(text) > _ON_LOOP
+        data = await asyncio.to_thread(audio_bytes, text) if long else audio_bytes(text)
+        return await engine.answer(data, model, task)
     except BadAudio as error:
         raise type(error)(f"input[{index}]: {error}") from error
+    except BadRequest as error:
+        raise BadRequest(f"input[{index}]: {error}") from error
 
 
 async def _all(work: list[Coroutine[Any, Any, Answer]]) -> list[Answer]:
@@ -94,7 +171,21 @@ async def _all(work: list[Coroutine[Any, Any, Answer]]) -> list[Answer]:
     return [result for result in results if isinstance(result, Answer)]
 
 
+def _packed(model: str, answers: list[Answer], encoding: str) -> bytes:
+    data = [
+        {"object": "embedding", "index": index, "embedding": _values(answer, encoding)}
+        for index, answer in enumerate(answers)
+    ]
+    content = {"object": "list", "data": data, "model": model, "usage": Usage().model_dump()}
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def _values(answer: Answer, encoding: str) -> Any:
     if encoding == "float":
         return answer.values
     return base64.b64encode(answer.values.astype("<f4").tobytes()).decode()
+
+
+def _card(service: Service, name: str) -> ModelCard:
+    known = service.models
+    return ModelCard(id=name, default=name == known.default, loaded=name in known.loaded)

@@ -11,14 +11,15 @@ from fastapi.responses import HTMLResponse
 
 import embedder
 from service.metrics import CONTENT_TYPE
-from service.routes import ERRORS
+from service.openapi import ERRORS, OPEN_ERRORS, READ_ERRORS
 from service.schemas import Info
 from service.state import require_key, service_of
 
 _LIBRARIES: Final = ("torch", "av", "soxr", "numpy", "fastapi")
 _LIMITS: Final = (
     *("max_bytes", "max_json_bytes", "max_inputs", "max_seconds", "max_decode_seconds"),
-    *("max_window_ms", "max_windows", "max_windows_seconds", "body_seconds", "max_requests"),
+    *("max_window_ms", "max_windows", "max_windows_seconds", "max_values", "body_seconds"),
+    "max_requests",
 )
 _PAGE: Final = resources.files("service").joinpath("web/index.html")
 _PAGE_HEADERS: Final = {
@@ -28,7 +29,7 @@ _PAGE_HEADERS: Final = {
     )
 }
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=OPEN_ERRORS)
 
 
 @router.get("/livez")
@@ -50,7 +51,9 @@ async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
-@router.get("/info", response_model=Info, dependencies=[Depends(require_key)])
+@router.get(
+    "/info", response_model=Info, responses=READ_ERRORS, dependencies=[Depends(require_key)]
+)
 async def info(request: Request) -> Info:
     """Models with hashes and labels' count, limits, versions."""
     service = service_of(request)

@@ -1,56 +1,90 @@
-"""Answers as JSON, npy or npz. Long ones are sent in pieces, so that no other request waits."""
+"""Answers as JSON, npy or npz.
+
+Long ones are made in threads and sent in pieces, each when the one before is on its way: no other
+request waits, and a client that reads slowly holds one piece and not the whole text.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
-from typing import Any, Final
+import zipfile
+from collections.abc import Generator, Iterator
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import orjson
 from fastapi import Response
-from fastapi.responses import StreamingResponse
 from numpy.typing import NDArray
 
 from embedder.annotations import as_json
-from embedder.events import EventFinder, EventRules, in_order
+from embedder.events import Event, EventFinder, EventRules, in_order
+from service.errors import TooMuchWork
 from service.negotiation import JSON, NPY, NPZ
+from service.off_loop import Streamed
 from service.tasks import Answer
 
+Pieces: TypeAlias = Generator[bytes, None, None]
+
 PIECE_VALUES: Final = 1 << 16  # about 3 ms of making JSON
+PIECE_TAGS: Final = 1 << 12  # a label with its score takes as long as many numbers
+PIECE_FRAMES: Final = 1 << 8
+MAX_EVENTS: Final = 100_000
 _EVENTS_HEAD: Final = ("model", "seconds", "cached")
 
 
 def respond(answer: Answer, media_type: str, top_k: int) -> Response:
     """The answer in one of our formats."""
-    headers = {"x-cache": answer.cache, "x-model": answer.served.model.name}
+    long = answer.values.size > PIECE_VALUES
     if media_type == NPY:
-        return Response(_npy(answer.values), headers=headers, media_type=NPY)
+        return _response(answer, NPY, _npy(answer.values), long)
     if media_type == NPZ:
-        return Response(_npz(answer), headers=headers, media_type=NPZ)
+        return _response(answer, NPZ, _npz(answer), long)
     if answer.task.asked.output == "tags":
-        return Response(_tags(answer, top_k), headers=headers, media_type=JSON)
-    if answer.values.size <= PIECE_VALUES:
-        body = {**_head(answer), "embedding": answer.values}
-        return Response(_dump(body), headers=headers, media_type=JSON)
-    return StreamingResponse(_long_json(answer), headers=headers, media_type=JSON)
+        top_k = min(top_k, answer.values.shape[-1])
+        windows = 1 if answer.values.ndim == 1 else len(answer.values)
+        return _response(answer, JSON, _tags(answer, top_k), windows * top_k > PIECE_TAGS)
+    return _response(answer, JSON, _embedding(answer), long)
 
 
 async def respond_events(answer: Answer, media_type: str, rules: EventRules) -> Response:
     """The events as JSON; as npy or npz the probabilities [T, N] that they are made of."""
     if media_type != JSON:
         return respond(answer, media_type, top_k=0)
-    found = await asyncio.to_thread(_events, answer, rules)
-    headers = {"x-cache": answer.cache, "x-model": answer.served.model.name}
-    return Response(found, headers=headers, media_type=JSON)
-
-
-def _events(answer: Answer, rules: EventRules) -> bytes:
-    finder = EventFinder(rules)
-    found = [*finder.push(answer.values), *finder.finish(answer.seconds)]
+    events = await asyncio.to_thread(find_events, answer, rules)
     head = {key: value for key, value in _head(answer).items() if key in _EVENTS_HEAD}
-    return _dump({**head, "events": [as_json(event) for event in in_order(found)]})
+    pieces = (
+        b",".join(_dump(as_json(event)) for event in events[first : first + PIECE_TAGS])
+        for first in range(0, len(events), PIECE_TAGS)
+    )
+    return _response(answer, JSON, _listing(head, "events", pieces), len(events) > PIECE_TAGS)
+
+
+def find_events(answer: Answer, rules: EventRules) -> list[Event]:
+    """The events by onset; TooMuchWork beyond `MAX_EVENTS`, as soon as there are so many."""
+    finder = EventFinder(rules)
+    found: list[Event] = []
+    for first in range(0, len(answer.values), PIECE_FRAMES):
+        found += finder.push(answer.values[first : first + PIECE_FRAMES])
+        _check_events(found)
+    found += finder.finish(answer.seconds)
+    _check_events(found)
+    return in_order(found)
+
+
+def _check_events(events: list[Event]) -> None:
+    if len(events) > MAX_EVENTS:
+        raise TooMuchWork(
+            f"more than {MAX_EVENTS:,} events; use a higher threshold, a wider median or a "
+            "shorter clip, or ask for application/x-npy"
+        )
+
+
+def _response(answer: Answer, media_type: str, pieces: Pieces, long: bool) -> Response:
+    headers = {"x-cache": answer.cache, "x-model": answer.served.model.name}
+    if long:
+        return Streamed(pieces, headers, media_type)
+    return Response(b"".join(pieces), headers=headers, media_type=media_type)
 
 
 def _head(answer: Answer) -> dict[str, Any]:
@@ -70,17 +104,28 @@ def _head(answer: Answer) -> dict[str, Any]:
     return head
 
 
-def _tags(answer: Answer, top_k: int) -> bytes:
+def _embedding(answer: Answer) -> Pieces:
+    """A vector [D], or rows [n, D]."""
+    values = answer.values
+    step = max(1, PIECE_VALUES * len(values) // values.size)
+    pieces = (_dump(values[first : first + step])[1:-1] for first in range(0, len(values), step))
+    return _listing(_head(answer), "embedding", pieces)
+
+
+def _tags(answer: Answer, top_k: int) -> Pieces:
     labels = answer.served.model.labels
-    body = _head(answer)
     if answer.task.asked.kind == "scene":
-        body["tags"] = top_tags(answer.values, labels, top_k)
-    else:
-        body["windows"] = [
-            {"ms": ms, "tags": top_tags(scores, labels, top_k)}
-            for ms, scores in zip(answer.ms.tolist(), answer.values, strict=True)
-        ]
-    return _dump(body)
+        pieces = iter([_dump(top_tags(answer.values, labels, top_k))[1:-1]])
+        return _listing(_head(answer), "tags", pieces)
+    step = max(1, PIECE_TAGS // top_k)
+    ms = answer.ms.tolist()
+
+    def windows(first: int) -> bytes:
+        rows = zip(ms[first : first + step], answer.values[first : first + step], strict=True)
+        found = [{"ms": centre, "tags": top_tags(row, labels, top_k)} for centre, row in rows]
+        return _dump(found)[1:-1]
+
+    return _listing(_head(answer), "windows", map(windows, range(0, len(ms), step)))
 
 
 def top_tags(
@@ -91,13 +136,13 @@ def top_tags(
     return [{"label": labels[i], "score": scores[i], "index": int(i)} for i in best]
 
 
-async def _long_json(answer: Answer) -> AsyncIterator[bytes]:
-    """One object whose last member, a list of rows, comes in pieces."""
-    yield _dump(_head(answer))[:-1] + b',"embedding":['
-    step = max(1, PIECE_VALUES // answer.values.shape[1])
-    for first in range(0, len(answer.values), step):
-        rows = _dump(answer.values[first : first + step])[1:-1]
-        yield rows if first == 0 else b"," + rows
+def _listing(head: dict[str, Any], name: str, pieces: Iterator[bytes]) -> Pieces:
+    """One JSON object whose last member is a list that comes in pieces."""
+    yield _dump(head)[:-1] + b"," + _dump(name) + b":["
+    comma = b""
+    for piece in pieces:
+        yield comma + piece
+        comma = b","
     yield b"]}"
 
 
@@ -105,18 +150,46 @@ def _dump(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _npy(array: NDArray[Any]) -> bytes:
+def _npy(array: NDArray[Any]) -> Pieces:
     file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    yield file.getvalue()
+    raw = np.ascontiguousarray(array).reshape(-1)
+    for first in range(0, raw.size, PIECE_VALUES):
+        yield raw[first : first + PIECE_VALUES].tobytes()
 
 
-def _npz(answer: Answer) -> bytes:
-    output = answer.task.asked.output
-    name = "probabilities" if output == "events" else output
-    arrays: dict[str, Any] = {name: answer.values}
-    if answer.task.asked.kind == "timestamps":
-        arrays = {**arrays, "timestamps_ms": answer.ms}
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
+def _npz(answer: Answer) -> Pieces:
+    """What np.savez writes, as it is written."""
+    asked = answer.task.asked
+    name: str = "probabilities" if asked.output == "events" else asked.output
+    arrays: dict[str, NDArray[Any]] = {name: answer.values}
+    if asked.kind == "timestamps":
+        arrays["timestamps_ms"] = answer.ms
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                for piece in _npy(array):
+                    member.write(piece)
+                    yield sink.taken()
+    yield sink.taken()
+
+
+class _Sink(io.RawIOBase):
+    """A file that cannot seek, and forgets what was taken from it."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        """What was written since the last time."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts)

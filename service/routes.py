@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from embedder.errors import BadRequest
 from embedder.events import EventRules
 from service import rendering, uploads
 from service.middleware import TIMINGS
 from service.negotiation import NPY, NPZ, best_format
+from service.openapi import ERRORS
 from service.schemas import (
+    AudioQuery,
     EmbedQuery,
     EmbedResponse,
     EventsQuery,
     EventsResponse,
-    Problem,
     TagsQuery,
     TagsResponse,
     TimestampsQuery,
@@ -23,21 +26,6 @@ from service.schemas import (
 from service.state import require_key, service_of
 from service.tasks import Answer, Task, Upload
 
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": Problem, "description": description}
-    for status, description in {
-        400: "An option or the multipart body makes no sense.",
-        401: "No API key, or a wrong one.",
-        404: "No such model.",
-        406: "None of the accepted formats can be made.",
-        408: "The body did not arrive in time.",
-        413: "Larger, longer or more windows than this server takes.",
-        415: "No audio in a format that we decode.",
-        422: "Broken or empty audio, or an invalid parameter.",
-        429: "Busy; Retry-After says when to send the request again.",
-        503: "Starting, stopping, or the model cannot be loaded.",
-    }.items()
-}
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -58,7 +46,19 @@ _BODY: Final[dict[str, Any]] = {
 }
 _FORMATS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {NPY: _BINARY, NPZ: _BINARY}}}
 
-router = APIRouter(dependencies=[Depends(require_key)], responses=ERRORS)
+
+async def options_once(request: Request) -> None:
+    """BadRequest for an option that is given twice: only the last one would count."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise BadRequest(
+                f"the option {name[:40]!r} is given {count} times; give it once, "
+                "several values separated by commas"
+            )
+
+
+router = APIRouter(dependencies=[Depends(require_key), Depends(options_once)], responses=ERRORS)
 
 
 @router.post(
@@ -70,7 +70,7 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
     npy is the array alone ([D], or [T, D]); npz has `embedding` and `timestamps_ms`.
     """
     task = Task("embedding", query.kind, query.window_ms, query.hop_ms, _taps(query.taps))
-    return await _answer(request, query.model, task)
+    return await _answer(request, query, task)
 
 
 @router.post(
@@ -83,7 +83,7 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
 async def timestamps(request: Request, query: Annotated[TimestampsQuery, Query()]) -> Response:
     """`/embed?kind=timestamps`: by default windows of 160 ms every 50 ms."""
     task = Task("embedding", "timestamps", query.window_ms, query.hop_ms, _taps(query.taps))
-    return await _answer(request, query.model, task)
+    return await _answer(request, query, task)
 
 
 @router.post(
@@ -95,7 +95,7 @@ async def tags(request: Request, query: Annotated[TagsQuery, Query()]) -> Respon
     npy and npz hold the probabilities of all labels, in the model's order.
     """
     task = Task("tags", query.kind, query.window_ms, query.hop_ms)
-    return await _answer(request, query.model, task, query.top_k)
+    return await _answer(request, query, task, query.top_k)
 
 
 @router.post(
@@ -110,7 +110,7 @@ async def events(request: Request, query: Annotated[EventsQuery, Query()]) -> Re
 
     npy and npz hold the probabilities of all labels in frames of 40 ms, before the filter.
     """
-    media_type, upload = await _prepared(request, query.model, Task("events"))
+    media_type, upload = await _prepared(request, query, Task("events"))
     rules = EventRules.of(
         upload.served.model.labels,
         query.threshold,
@@ -122,18 +122,23 @@ async def events(request: Request, query: Annotated[EventsQuery, Query()]) -> Re
     return await rendering.respond_events(answer, media_type, rules)
 
 
-async def _answer(request: Request, model: str | None, task: Task, top_k: int = 0) -> Response:
-    media_type, upload = await _prepared(request, model, task)
+async def _answer(request: Request, query: AudioQuery, task: Task, top_k: int = 0) -> Response:
+    media_type, upload = await _prepared(request, query, task)
     return rendering.respond(await _computed(request, upload), media_type, top_k)
 
 
-async def _prepared(request: Request, model: str | None, task: Task) -> tuple[str, Upload]:
+async def _prepared(
+    request: Request, query: AudioQuery | EventsQuery, task: Task
+) -> tuple[str, Upload]:
     """The form of the answer, and the upload with what is to be made of it."""
     service = service_of(request)
     service.check_ready()
-    media_type = best_format(request.headers.get("accept"))
-    data = await uploads.read(request)
-    return media_type, await service.engine.prepare(data, model, task)
+    # Several headers are one list (RFC 9110, section 5.3).
+    media_type = best_format(", ".join(request.headers.getlist("accept")))
+    data = await uploads.read(request, frozenset(type(query).model_fields))
+    if task.output == "events":
+        await service.check_detects(query.model)
+    return media_type, await service.engine.prepare(data, query.model, task)
 
 
 async def _computed(request: Request, upload: Upload) -> Answer:

@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+_SHOWN: Final = 40  # characters of an unknown name that a message repeats
 
 Kind = Literal["scene", "timestamps"]
+Name = Annotated[str, Field(max_length=256)]  # as long as a file's
+_MAX_TAPS: Final = 10_000  # characters
 
 
-class AudioQuery(BaseModel):
-    """Options of every request with audio."""
+class Options(BaseModel):
+    """What a caller may choose. An unknown name is refused together with the nearest known ones."""
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(default=None, description="One of /v1/models; without: the default.")
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        names = list(cls.model_fields)
+        unknown = [name for name in given if name not in names] if isinstance(given, dict) else []
+        if unknown:
+            name = unknown[0][:_SHOWN]  # comparing takes as long as a name is
+            near = get_close_matches(name.lower(), names, cutoff=0.5)
+            raise PydanticCustomError(
+                "unknown_option",
+                "no option {name}; choose from {choices}",
+                {"name": repr(name), "choices": ", ".join(near or names)},
+            )
+        return given
+
+
+def _as_list(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise PydanticCustomError("strings", "must be a string, or a list of strings")
+    return [value] if isinstance(value, str) else value
+
+
+# The first wrong item ends the check: a million of them would make a million messages.
+Strings = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    Field(min_length=1, fail_fast=True),
+    BeforeValidator(
+        _as_list,
+        json_schema_input_type=Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)],
+    ),
+]
+
+
+class AudioQuery(Options):
+    """Options of every request with audio."""
+
+    model: Name | None = Field(default=None, description="One of /v1/models; without: the default.")
     window_ms: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     hop_ms: float | None = Field(default=None, ge=1, allow_inf_nan=False)
 
@@ -24,6 +67,7 @@ class TimestampsQuery(AudioQuery):
 
     taps: str | None = Field(
         default=None,
+        max_length=_MAX_TAPS,
         description="Features to join, in this order.",
         examples=["mel,b5,b11,b13,b15"],
     )
@@ -44,12 +88,10 @@ class TagsQuery(AudioQuery):
     top_k: int = Field(default=10, ge=1, le=10_000, description="How many tags, best first.")
 
 
-class EventsQuery(BaseModel):
+class EventsQuery(Options):
     """Options of /events."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = Field(default=None, description="One of /v1/models that finds events.")
+    model: Name | None = Field(default=None, description="One of /v1/models that finds events.")
     threshold: float = Field(default=0.5, gt=0, le=1, description="A label sounds from here on.")
     median: int = Field(default=9, ge=1, le=999, description="Frames of the filter, odd.")
     min_duration_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
@@ -114,6 +156,13 @@ class EventsResponse(BaseModel):
     events: list[SoundEvent]
 
 
+class Fault(BaseModel):
+    """One option that does not fit."""
+
+    where: str = Field(examples=["query.top_k"])
+    what: str
+
+
 class Problem(BaseModel):
     """An error (RFC 9457). `code` is stable."""
 
@@ -122,16 +171,48 @@ class Problem(BaseModel):
     status: int = Field(examples=[422])
     code: str = Field(examples=["bad_audio"])
     detail: str
+    errors: list[Fault] | None = Field(default=None, description="With invalid_request.")
 
 
-class EmbeddingsRequest(BaseModel):
+class OpenAIErrorBody(BaseModel):
+    """What OpenAI's clients raise. `code` is ours, and stable."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None = Field(description="The option at fault.")
+    code: str = Field(examples=["bad_audio"])
+
+
+class OpenAIError(BaseModel):
+    """An error of the routes below /v1."""
+
+    error: OpenAIErrorBody
+
+
+class EmbeddingsRequest(Options):
     """OpenAI's request, with audio as base64 or data URI where text would be."""
 
-    model: str | None = Field(default=None, examples=["mn04_as"])
-    input: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    model: Name | None = Field(default=None, examples=["mn04_as"])
+    input: Strings
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(default=None, description="If given: the size the model has.")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="If given: the size that the chosen taps have together."
+    )
+    taps: Strings | None = Field(
+        default=None,
+        description="Features to join, in this order: a list, or separated by commas.",
+        examples=["mel,b5,b11,b13,b15", ["mel", "b5"]],
+    )
     user: str | None = None
+
+    @field_validator("taps")
+    @classmethod
+    def _short(cls, taps: list[str] | None) -> list[str] | None:
+        if taps is not None and sum(map(len, taps)) > _MAX_TAPS:
+            raise PydanticCustomError(
+                "too_long", "must have at most {n} characters", {"n": _MAX_TAPS}
+            )
+        return taps
 
 
 class Embedding(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,6 +13,7 @@ from pydantic import (
     PositiveInt,
     RedisDsn,
     SecretStr,
+    ValidationError,
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,12 +22,17 @@ from embedder.threads import available_cores
 from embedder.zoo import DEFAULT_MODEL
 
 MiB: Final = 1 << 20
+ANY: Final = "*"  # among allowed hosts or origins
+_PREFIX: Final = "EMBEDDER_"
+_SECRET: Final = ("api_key", "api_keys", "redis_url")  # no message repeats their values
+_HOST_NAME: Final = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
 class Settings(BaseSettings):
     """One value for the whole life of a server. Field `x` is the variable EMBEDDER_X."""
 
-    model_config = SettingsConfigDict(env_prefix="EMBEDDER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     # Where
     host: str = "127.0.0.1"
@@ -36,6 +43,15 @@ class Settings(BaseSettings):
     root_path: str = Field(default="", description="Path prefix that a proxy in front strips.")
     api_key: SecretStr | None = Field(
         default=None, description="Asked for as a bearer token, if set."
+    )
+    api_keys: Annotated[tuple[SecretStr, ...] | None, NoDecode] = Field(
+        default=None, description="Several, separated by commas: each of them will do."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Names that requests may be sent to, or *: see service.access."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Whose pages may use this server from a browser, or *."
     )
 
     # Models
@@ -62,6 +78,9 @@ class Settings(BaseSettings):
     )
     max_window_ms: PositiveFloat = 60_000
     max_windows: PositiveInt = 20_000
+    max_values: PositiveInt = Field(
+        default=40_000_000, description="Numbers in one answer: timestamps times features."
+    )
     max_windows_seconds: PositiveFloat = Field(
         default=3_600, description="Sum of all windows: what the network has to compute."
     )
@@ -79,7 +98,7 @@ class Settings(BaseSettings):
     )
     max_memory: PositiveInt = Field(
         default=1024 * MiB,
-        description="Bytes of uploads and of decoded audio held, each; beyond: 429.",
+        description="Bytes of uploads, of decoded audio, and of answers held, each.",
     )
 
     # Batching: longer waits make fuller batches; lone requests never wait.
@@ -112,9 +131,57 @@ class Settings(BaseSettings):
         """Workers share the cores: more threads than those only wait for each other."""
         return self.threads or max(1, available_cores() // self.workers)
 
-    @field_validator("models", mode="before")
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Every API key as it comes over the wire; none where everybody may ask."""
+        given = (*(self.api_keys or ()), *([self.api_key] if self.api_key else ()))
+        return tuple(key.get_secret_value().encode("utf-8", "surrogateescape") for key in given)
+
+    @field_validator("models", "api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("api_key", "api_keys")
+    @classmethod
+    def _usable(
+        cls, value: SecretStr | tuple[SecretStr, ...] | None
+    ) -> SecretStr | tuple[SecretStr, ...] | None:
+        if value is None:
+            return None
+        keys = value if isinstance(value, tuple) else (value,)
+        if not keys or not all(key.get_secret_value() for key in keys):
+            raise ValueError("it is empty; unset it to let everybody ask, or set a key")
+        if any(set(key.get_secret_value()) & set(" \t\r\n") for key in keys):
+            raise ValueError("a key with white space cannot be sent; choose another one")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(name.lower().removesuffix(".") for name in value)
+        for name in names:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name; write example.org, *.example.org or *")
+        return names
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _plain_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(origin.lower().removesuffix("/") for origin in value)
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; write https://example.org or *")
+        return origins
+
+
+def faults(error: ValidationError) -> list[str]:
+    """One line for each variable that makes no sense."""
+    return [_fault(str(fault["loc"][0]), fault["msg"], fault["input"]) for fault in error.errors()]
+
+
+def _fault(field: str, message: str, value: object) -> str:
+    shown = "" if field in _SECRET else f"={value}"
+    return f"{_PREFIX}{field.upper()}{shown}: {message.removeprefix('Value error, ')}"

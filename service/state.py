@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 
 from fastapi import Request
 
+from embedder.detection import detectors, detects
+from embedder.errors import BadRequest
+from service.access import check_key
 from service.cache import Cache, MemoryCache, NoCache
 from service.engine import Engine
-from service.errors import NotReady, Unauthorized
+from service.errors import NotReady
 from service.metrics import Metrics
 from service.models import Models
 from service.redis_cache import RedisCache
@@ -45,6 +47,25 @@ class Service:
         if not self.models.ready:
             raise NotReady(self.models.failure or "the model is being loaded")
 
+    async def check_detects(self, name: str | None) -> None:
+        """BadRequest for a model that finds no events, naming those served here that do."""
+        served = await self.models.get(name)
+        if detects(served.model.spec):
+            return
+        able = [known for known in self.models.names if self._detects(known)]
+        remedy = (
+            f"choose one of {', '.join(able)}"
+            if able
+            else (f"no model of this server does; serve one with EMBEDDER_MODELS={detectors()[0]}")
+        )
+        raise BadRequest(f"{served.model.name} finds no events; {remedy}")
+
+    def _detects(self, name: str) -> bool:
+        """Whether a model finds events; of one in a file, only once it is loaded."""
+        if name in self.models.loaded:
+            return detects(self.models.loaded[name].model.spec)
+        return name in detectors()
+
 
 def make_cache(settings: Settings) -> Cache:
     """Redis where a URL is set, else this process's memory, else none."""
@@ -61,11 +82,7 @@ def service_of(request: Request) -> Service:
 
 
 async def require_key(request: Request) -> None:
-    """Unauthorized without the API key, where one is set."""
-    key = service_of(request).settings.api_key
-    if key is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    expected = key.get_secret_value().encode()
-    if scheme.lower() != "bearer" or not secrets.compare_digest(given.encode(), expected):
-        raise Unauthorized
+    """Unauthorized without one of the API keys, where any is set."""
+    keys = service_of(request).settings.keys
+    if keys:
+        check_key(request.headers.get("authorization", ""), keys)

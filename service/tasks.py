@@ -23,7 +23,7 @@ from embedder.windows import (
     scene_plan,
     timestamp_plan,
 )
-from service.models import Served
+from service.models import Served, WindowModel
 
 Output = Literal["embedding", "tags", "events"]
 Kind = Literal["scene", "timestamps"]
@@ -96,11 +96,18 @@ class ResolvedTask:
             return np.array([samples / 2 * 1000 / sample_rate], np.float64)
         return np.arange(self.plan.n_windows(samples), dtype=np.float64) * self.hop_ms
 
+    def shape(self, samples: int, model: WindowModel) -> tuple[int, ...]:
+        """Of the answer for a clip of so many samples: [D], [n, D], or [T, N] for events."""
+        if self.asked.output == "events":
+            return n_frames(samples, model.sample_rate), len(model.labels)
+        tags = self.asked.output == "tags"
+        width = len(model.labels) if tags else sum(model.tap_sizes[tap] for tap in self.taps)
+        return (width,) if self.asked.kind == "scene" else (self.plan.n_windows(samples), width)
+
     def joined(
-        self, rows: list[NDArray[np.float32]], samples: int, sample_rate: int
+        self, values: NDArray[np.float32], samples: int, sample_rate: int
     ) -> NDArray[np.float32]:
         """Rows of windows [n, D], or of windows' frames [n, t, N] as those of the clip [T, N]."""
-        values = np.concatenate(rows)
         if self.asked.output == "events":
             values = values.reshape(-1, values.shape[-1])[: n_frames(samples, sample_rate)]
         return values

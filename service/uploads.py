@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import codecs
+from collections.abc import AsyncIterator, Awaitable
 from typing import Final, TypeVar
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from embedder.errors import BadAudio, BadRequest
+from service.errors import UnsupportedEncoding
 
 FIELD: Final = "file"
 # Around the file: boundaries, headers of parts, small other fields.
 MULTIPART_OVERHEAD: Final = 1 << 16
-_MAX_FIELDS: Final = 16
+_MAX_PARTS: Final = 16
+_FORM: Final = "multipart/form-data"
+_CHARSETS: Final = frozenset({"utf-8", "ascii", "iso8859-1"})  # as `codecs` calls them
+_PLAIN: Final = frozenset({"", "binary", "8bit", "7bit"})  # Content-Transfer-Encoding
 
 T = TypeVar("T")
 
@@ -27,17 +33,18 @@ class _InMemory(MultiPartParser):
     spool_max_size = 0  # unlimited, for tempfile.SpooledTemporaryFile
 
 
-async def read(request: Request) -> bytes:
-    """The uploaded bytes.
+async def read(request: Request, options: frozenset[str] = frozenset()) -> bytes:
+    """The uploaded bytes; `options` are what the query string may have.
 
     Raises
     ------
-    BadRequest : a multipart body that is malformed or has no file in the field.
+    BadRequest : a form that is malformed, or has anything but a file in the field.
     BadAudio : nothing was sent.
+    UnsupportedEncoding : the body is compressed.
     """
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
-        data = await _from_form(request)
+    check_uncompressed(request)
+    if is_form(request):
+        data = await _from_form(request, options)
     else:
         data = await request.body()
     if not data:
@@ -45,25 +52,83 @@ async def read(request: Request) -> bytes:
     return data
 
 
-async def _from_form(request: Request) -> bytes:
+def check_uncompressed(request: Request) -> None:
+    """UnsupportedEncoding if the body would have to be unpacked first."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedEncoding(encoding)
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body says that it is a multipart form."""
+    content_type = request.headers.get("content-type", "")
+    return content_type.partition(";")[0].strip().lower() == _FORM
+
+
+async def _from_form(request: Request, options: frozenset[str]) -> bytes:
+    stream = request.stream()
+    try:
+        return await _file_of(request, stream, options)
+    except (BadRequest, MultiPartException) as error:
+        # Take the rest, too: closing the connection under the upload would lose the answer.
+        async for _ in stream:
+            pass
+        if isinstance(error, MultiPartException):
+            raise BadRequest(f"malformed multipart body: {error.message}") from error
+        raise
+
+
+async def _file_of(
+    request: Request, stream: AsyncIterator[bytes], options: frozenset[str]
+) -> bytes:
     parser = _InMemory(
         request.headers,
-        request.stream(),
-        max_files=1,
-        max_fields=_MAX_FIELDS,
+        stream,  # type: ignore[arg-type]  # any iterator will do
+        max_files=_MAX_PARTS,
+        max_fields=_MAX_PARTS,
         max_part_size=MULTIPART_OVERHEAD,
     )
+    _check_charset(request.headers.get("content-type", ""))
+    form = await parser.parse()
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise BadRequest(f"malformed multipart body: {error.message}") from error
-    try:
-        field = form.get(FIELD)
-        if not isinstance(field, UploadFile):
-            raise BadRequest(f"no file in the field {FIELD!r}; use curl -F {FIELD}=@sound.wav")
-        return await field.read()
+        return await _only_file(form, options).read()
     finally:
         await form.close()
+
+
+def _only_file(form: FormData, options: frozenset[str]) -> UploadFile:
+    """The file in the field; BadRequest if there is none, or anything beside it."""
+    files = [field for field in form.getlist(FIELD) if isinstance(field, UploadFile)]
+    for name in form:
+        if name in options:
+            raise BadRequest(
+                f"the option {name!r} goes into the query string, not into the form: ?{name}=..."
+            )
+        if name != FIELD and files:
+            raise BadRequest(f"no field {name!r}; a form has one field, {FIELD!r}, with a file")
+    if not files:
+        raise BadRequest(f"no file in the field {FIELD!r}; use curl -F {FIELD}=@sound.wav")
+    if len(form.multi_items()) > 1:
+        raise BadRequest(f"{len(form.multi_items())} files in one form; send one file a request")
+    encoding = files[0].headers.get("content-transfer-encoding", "").strip().lower()
+    if encoding not in _PLAIN:
+        raise BadRequest(f"the file is encoded as {encoding!r}; send its bytes as they are")
+    return files[0]
+
+
+def _check_charset(content_type: str) -> None:
+    """BadRequest for a charset in which names of fields cannot be compared.
+
+    Python's codecs include some that are none ("undefined", "idna") and fail while they decode.
+    """
+    _, options = parse_options_header(content_type)
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    try:
+        known = codecs.lookup(charset).name in _CHARSETS
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise BadRequest(f"charset {charset[:40]!r} is not read; leave it out, or send UTF-8")
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
@@ -81,6 +146,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     finally:
         task.cancel()
         gone.cancel()
+        await asyncio.wait({task, gone})  # what the work holds is counted until it has ended
 
 
 async def _disconnect(request: Request) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from embedder.errors import EmbedderError, UnknownTap
 from embedder.zoo import lookup
 from service.app import create_app
 from service.decoding import DecoderPool
-from service.protocol import HeadDeadline
+from service.protocol import BoundedHttp
 from service.settings import Settings
 from service.state import Service
 from tests.sounds import wav_of
@@ -42,6 +42,7 @@ class FakeModel:
     spec = lookup("mn01_as")
     labels = ("quiet", "loud", "rough")
     taps = ("mel",)
+    tap_sizes: Mapping[str, int] = {"mel": 4, "b5": 4}
     weights_sha256 = "f" * 64
     sample_rate = RATE
     device = torch.device("cpu")
@@ -58,8 +59,8 @@ class FakeModel:
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         chosen = tuple(taps)
         for tap in chosen:
-            if tap not in ("mel", "b5"):
-                raise UnknownTap(tap, ("mel", "b5"))
+            if tap not in self.tap_sizes:
+                raise UnknownTap(tap, self.tap_sizes)
         return chosen
 
     def window_features(self, batch: Sequence[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
@@ -79,7 +80,9 @@ class FakeModel:
 
 def settings(**changes: Any) -> Settings:
     """Small, and independent of the environment's EMBEDDER_ variables."""
+    # Tests call their servers by names of all kinds.
     defaults: dict[str, Any] = {"decode_workers": 1, "threads": 1, "max_wait_ms": 0}
+    defaults["allowed_hosts"] = ("*",)
     return Settings(**{**defaults, **changes})
 
 
@@ -131,7 +134,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def live(app: FastAPI, http: type[HeadDeadline] = HeadDeadline) -> Iterator[int]:
+def live(app: FastAPI, http: type[BoundedHttp] = BoundedHttp) -> Iterator[int]:
     """The application behind a real uvicorn on loopback; its port."""
     port = free_port()
     server = uvicorn.Server(
@@ -149,6 +152,19 @@ def live(app: FastAPI, http: type[HeadDeadline] = HeadDeadline) -> Iterator[int]
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+def connected(port: int) -> socket.socket:
+    """A bare connection to a live server."""
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes; a reset is a failure."""
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    return received
 
 
 def client_of(port: int) -> httpx.Client:

@@ -48,6 +48,16 @@ def test_anything_else_in_the_store_is_a_miss(junk: bytes) -> None:
     assert decode(encode(VALUE) + junk + b"x") is None
 
 
+@pytest.mark.parametrize("value", [None, "EMBV", 7, [], b"", memoryview(encode(VALUE))[:5]])
+def test_what_is_no_value_at_all_is_a_miss(value: object) -> None:
+    assert decode(value) is None
+
+
+def test_a_value_larger_than_any_that_is_stored_is_a_miss() -> None:
+    assert decode(encode(VALUE), VALUE.nbytes) is not None
+    assert decode(encode(np.zeros(1000, np.float32)), VALUE.nbytes) is None
+
+
 def test_a_forged_shape_is_a_miss() -> None:
     value = encode(VALUE)
     for shape in ((3, 2), (6, 1), (2**31, 2**31), (1, 3)):

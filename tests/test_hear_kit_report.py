@@ -162,7 +162,7 @@ def test_plots_without_matplotlib_say_what_to_install(
 
     from eval.hear.plots import complexity
 
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(BadRequest, match="matplotlib"):
         complexity(Report([row("a", mine=0.5)], {"mine": "mAP"}), tmp_path / "x.png")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +60,7 @@ def test_timestamps_give_pythons_numbers_and_milliseconds(
 ) -> None:
     options = {"kind": "timestamps", "window_ms": window_ms, "hop_ms": hop_ms}
     body = client.post("/embed", params=options, content=CLIP).json()
-    vectors, ms = model.timestamps(audio(), window_ms, hop_ms)
+    vectors, ms = model.timestamps(audio(), window_ms=window_ms, hop_ms=hop_ms)
     close(body["embedding"], vectors[0])
     assert body["timestamps_ms"] == ms[0].tolist()
     assert (body["window_ms"], body["hop_ms"]) == (window_ms, hop_ms)
@@ -104,11 +103,14 @@ def test_tags_of_every_window(client: httpx.Client, model: AudioEmbedder) -> Non
 
 
 def test_chosen_taps_in_the_callers_order(client: httpx.Client, model: AudioEmbedder) -> None:
-    body = client.post("/embed?taps=clf1,mel,clf1", content=CLIP).json()
-    found = model.features(audio(), ["clf1", "mel"])
-    close(body["embedding"], model.join(found, ["clf1", "mel", "clf1"])[0])
+    body = client.post("/embed?taps=clf1,mel", content=CLIP).json()
+    found = model.features(audio(), taps=["clf1", "mel"])
+    close(body["embedding"], model.join(found, ["clf1", "mel"])[0])
     unknown = client.post("/embed?taps=mel,nose", content=CLIP)
     assert (unknown.status_code, unknown.json()["code"]) == (400, "unknown_tap")
+    repeated = client.post(f"/embed?taps={','.join(['mel'] * 1000)}", content=CLIP)
+    assert (repeated.status_code, repeated.json()["code"]) == (400, "bad_request")
+    assert "'mel' is named 1000 times" in repeated.json()["detail"]
 
 
 def test_npy_and_npz(client: httpx.Client, model: AudioEmbedder) -> None:
@@ -203,45 +205,6 @@ def test_every_option_has_an_entry_of_its_own(client: httpx.Client) -> None:
     assert client.post("/tags?top_k=1", content=data).headers["x-cache"] == "hit"
 
 
-def test_openai_clients_get_what_they_expect(client: httpx.Client, model: AudioEmbedder) -> None:
-    plain = base64.b64encode(CLIP).decode()
-    request = {"model": "mn01_as", "input": [plain, f"data:audio/wav;base64,{plain}"]}
-    body = client.post("/v1/embeddings", json=request).json()
-    assert (body["object"], body["model"]) == ("list", "mn01_as")
-    assert [item["index"] for item in body["data"]] == [0, 1]
-    assert body["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
-    for item in body["data"]:
-        close(item["embedding"], model.scene(audio())[0])
-    request = {"model": "mn01_as", "input": plain, "encoding_format": "base64"}
-    packed = client.post("/v1/embeddings", json=request).json()["data"][0]["embedding"]
-    close(np.frombuffer(base64.b64decode(packed), "<f4"), model.scene(audio())[0])
-
-
-@pytest.mark.parametrize(
-    ("request_body", "status", "code"),
-    [
-        ({"input": "https://example.org/a.wav"}, 400, "bad_request"),
-        ({"input": "not base64!"}, 400, "bad_request"),
-        ({"input": "data:audio/wav,abc"}, 400, "bad_request"),
-        ({"input": base64.b64encode(b"no audio").decode()}, 415, "unsupported_audio"),
-        ({"input": base64.b64encode(CLIP).decode(), "model": "gpt"}, 404, "unknown_model"),
-        ({"input": base64.b64encode(CLIP).decode(), "dimensions": 3}, 400, "bad_request"),
-        ({"input": ["aaaa"] * 33}, 400, "bad_request"),
-        ({"input": []}, 422, "invalid_request"),
-        ({"input": 1}, 422, "invalid_request"),
-    ],
-)
-def test_openai_clients_errors(
-    client: httpx.Client, request_body: dict[str, Any], status: int, code: str
-) -> None:
-    response = client.post("/v1/embeddings", json=request_body)
-    assert (response.status_code, response.json()["code"]) == (status, code)
-    garbage = client.post(
-        "/v1/embeddings", content="{", headers={"content-type": "application/json"}
-    )
-    assert (garbage.status_code, garbage.json()["code"]) == (400, "invalid_json")
-
-
 def test_models_and_info(client: httpx.Client, model: AudioEmbedder) -> None:
     listed = client.get("/v1/models").json()["data"]
     assert [(card["id"], card["default"], card["loaded"]) for card in listed] == [
@@ -289,6 +252,7 @@ def test_the_schema_names_every_route_and_error(client: httpx.Client) -> None:
         "/events",
         "/v1/embeddings",
         "/v1/models",
+        "/v1/models/{model}",
         "/livez",
         "/readyz",
         "/metrics",
@@ -303,5 +267,32 @@ def test_the_schema_names_every_route_and_error(client: httpx.Client) -> None:
         "audio/*",
         "application/octet-stream",
     }
+    for path, form, media_type in (
+        ("/embed", "Problem", "application/problem+json"),
+        ("/v1/embeddings", "OpenAIError", "application/json"),
+    ):
+        for status, answer in schema["paths"][path]["post"]["responses"].items():
+            if status != "200":
+                reference = {"$ref": f"#/components/schemas/{form}"}
+                assert answer["content"] == {media_type: {"schema": reference}}
+        assert form in schema["components"]["schemas"]
+    body = schema["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]
+    name = body["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert "dimensions" in schema["components"]["schemas"][name]["properties"]
     names = {parameter["name"] for parameter in embed["parameters"]}
     assert names == {"kind", "model", "window_ms", "hop_ms", "taps"}
+
+
+def test_the_schema_asks_for_a_key_where_the_server_does(model: AudioEmbedder) -> None:
+    open_schema, locked_schema = (
+        create_app(settings(**changes), {"mn01_as": model}).openapi()
+        for changes in ({}, {"api_keys": ("open", "sesame")})
+    )
+    assert "securitySchemes" not in open_schema["components"]
+    assert locked_schema["components"]["securitySchemes"]["APIKey"]["scheme"] == "bearer"
+    locked = {
+        path
+        for path, methods in locked_schema["paths"].items()
+        if all("security" in operation for operation in methods.values())
+    }
+    assert locked == set(locked_schema["paths"]) - {"/livez", "/readyz", "/metrics"}

@@ -6,9 +6,12 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 
+from service.cache import encode
 from tests.service_kit import (
     RATE,
     FakeModel,
@@ -141,6 +144,23 @@ async def test_work_of_a_client_that_hung_up_is_given_up() -> None:
 
 def _batcher(app: object) -> object:
     return service_of(app).models.loaded["fake"].batcher  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros(3), np.zeros((2, 4)), np.full(4, np.nan), np.array([0, 0, 0, np.inf])],
+    ids=["length", "dimensions", "NaN", "Inf"],
+)
+async def test_a_cached_value_that_cannot_be_the_answer_is_a_miss(wrong: np.ndarray) -> None:
+    app = fake_app()
+    async with running(app) as client:
+        good = (await client.post("/embed", content=CLIP)).json()["embedding"]
+        store: Any = service_of(app).engine.cache
+        for key in [key for key in store._values if key.startswith("embedder:result:")]:
+            store.put(key, encode(wrong.astype(np.float32)))
+        again = await client.post("/embed", content=CLIP)
+        assert (again.status_code, again.headers["x-cache"]) == (200, "miss")
+        assert again.json()["embedding"] == good
 
 
 async def test_a_full_server_says_429_and_when_to_come_back() -> None:

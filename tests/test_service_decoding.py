@@ -75,6 +75,64 @@ async def test_a_file_that_kills_its_decoder_twice_is_to_blame() -> None:
             killer.cancel()
 
 
+async def test_a_file_that_uses_up_the_processor_time_is_too_slow_and_not_tried_again() -> None:
+    async with decoders() as pool:
+        (pid,) = decoder_pids(pool)
+        os.kill(pid, signal.SIGSTOP)
+        job = asyncio.ensure_future(pool.decode(CLIP, RATE))
+        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        os.kill(pid, signal.SIGXCPU)  # as the kernel does
+        os.kill(pid, signal.SIGCONT)
+        with pytest.raises(AudioTooLarge, match="not decoded within"):
+            await job
+        assert decoder_pids(pool) == []
+        assert (await pool.decode(CLIP, RATE)).samples.size == RATE
+
+
+async def test_a_waiting_job_is_dropped_with_its_client() -> None:
+    async with decoders() as pool:
+        (pid,) = decoder_pids(pool)
+        os.kill(pid, signal.SIGSTOP)
+        busy = asyncio.ensure_future(pool.decode(CLIP, RATE))
+        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        waiting = [asyncio.ensure_future(pool.decode(wav(seed=n), RATE)) for n in range(5)]
+        await asyncio.sleep(0)
+        for job in waiting:
+            job.cancel()
+        await asyncio.wait(waiting)
+        os.kill(pid, signal.SIGCONT)
+        assert (await busy).samples.size == RATE
+        await pool.decode(CLIP, RATE)
+        (decoder,) = pool._all
+        assert decoder.jobs == 2
+
+
+async def test_a_job_that_runs_holds_its_caller_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with decoders() as pool:
+        (pid,) = decoder_pids(pool)
+        os.kill(pid, signal.SIGSTOP)
+        job = asyncio.ensure_future(pool.decode(CLIP, RATE))
+        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        job.cancel()
+        await asyncio.sleep(0.05)
+        assert not job.done()
+        os.kill(pid, signal.SIGCONT)
+        await asyncio.wait({job})
+        assert job.cancelled()
+        assert decoder_pids(pool) == [pid]  # it finished in time and goes on
+
+        monkeypatch.setattr("service.decoding.GONE_SECONDS", 0.01)
+        os.kill(pid, signal.SIGSTOP)
+        job = asyncio.ensure_future(pool.decode(CLIP, RATE))
+        await eventually(lambda: any(decoder.jobs == 2 for decoder in pool._all))
+        job.cancel()
+        await asyncio.wait({job})
+        assert decoder_pids(pool) == []  # a longer job ends with its child
+        assert (await pool.decode(CLIP, RATE)).samples.size == RATE
+
+
 async def test_shared_memory_and_pipe_give_the_same() -> None:
     async with decoders() as pool:
         short, long = wav(RATE), wav(300 * RATE)  # 19 MB of samples

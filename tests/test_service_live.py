@@ -23,11 +23,13 @@ import redis
 
 from embedder import AudioEmbedder, load_audio
 from service.app import create_app
-from service.protocol import HeadDeadline
+from service.protocol import BoundedHttp
 from tests.service_kit import (
     RATE,
     FakeModel,
     client_of,
+    connected,
+    everything,
     fake_app,
     free_port,
     live,
@@ -157,9 +159,9 @@ def _ask(client: httpx.Client, clip: bytes) -> str:
 
 def test_a_body_that_does_not_arrive_is_ended_with_408() -> None:
     with live(fake_app(body_seconds=0.2)) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+        with connected(port) as slow:
             slow.sendall(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 90000\r\n\r\nRIFF")
-            answer = _everything(slow)
+            answer = everything(slow)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"code":"body_timeout"' in answer
         with client_of(port) as client:
@@ -177,27 +179,27 @@ def test_a_body_that_has_arrived_is_computed_for_as_long_as_it_takes() -> None:
 
 
 def test_a_head_that_does_not_arrive_is_ended() -> None:
-    class Hasty(HeadDeadline):
+    class Hasty(BoundedHttp):
         head_seconds = 0.2
 
     with live(fake_app(), Hasty) as port:
         for start in (b"", b"POST /embed HTTP/1.1\r\nhost: x\r\nx-a:"):
-            with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+            with connected(port) as slow:
                 slow.sendall(start)
-                assert _everything(slow) == b""
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as patient:
+                assert everything(slow) == b""
+        with connected(port) as patient:
             patient.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
             assert patient.recv(1000).startswith(b"HTTP/1.1 200")
             time.sleep(0.4)  # between requests another clock runs
             patient.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
             assert patient.recv(1000).startswith(b"HTTP/1.1 200")
             patient.sendall(b"GET /livez HTT")
-            assert _everything(patient) == b""
+            assert everything(patient) == b""
 
 
 def test_an_answer_that_needs_no_body_reaches_who_still_sends_it() -> None:
     with live(fake_app(api_key="sesame", body_seconds=30)) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as small:
+        with connected(port) as small:
             small.sendall(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nRIFF")
             time.sleep(0.1)
             small.sendall(b"RIFF")
@@ -206,22 +208,11 @@ def test_an_answer_that_needs_no_body_reaches_who_still_sends_it() -> None:
             assert b"connection: close" not in answer
             small.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
             assert small.recv(65536).startswith(b"HTTP/1.1 200")
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as large:
+        with connected(port) as large:
             large.sendall(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\nRIFF")
-            answer = _everything(large)  # does not wait for nine megabytes
+            answer = everything(large)  # does not wait for nine megabytes
         assert answer.startswith(b"HTTP/1.1 401 ")
         assert b"connection: close" in answer
-
-
-def _everything(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
-    received = b""
-    try:
-        while piece := connection.recv(65536):
-            received += piece
-    except ConnectionResetError:
-        pass
-    return received
 
 
 def test_the_process_lives_without_a_checkpoint_and_stops_on_a_signal() -> None:

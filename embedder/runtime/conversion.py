@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -13,6 +12,7 @@ from torch.nn import functional
 
 from embedder.runtime import Network, outputs_of
 from embedder.runtime.folding import folded
+from embedder.runtime.forks import ProcessLock
 from embedder.runtime.openvino_library import (
     FrontEndManager,
     TorchScriptPythonDecoder,
@@ -28,7 +28,7 @@ KERNELS: Final = {
     "Convolution": "cpu:jit_avx512_1x1,cpu:jit_avx512",
     "GroupConvolution": "cpu:jit_avx512_dw",
 }
-_converting: Final = threading.Lock()
+_converting: Final = ProcessLock()
 
 
 class Graph(NamedTuple):

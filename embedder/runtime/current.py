@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final, NamedTuple
+from weakref import WeakSet
 
 from embedder.frontend import LogMel
 from embedder.runtime import Network, Runtime, create
+from embedder.runtime.forks import ProcessLock, in_child, never_free
 from embedder.runtime.state import Watch, fingerprint
 
-_making: Final = threading.Lock()
+_making: Final = ProcessLock()
 
 
 class _Made(NamedTuple):
@@ -50,11 +51,18 @@ class Current:
             with _making:  # threads that come at the same time share what the first one makes
                 made = self._made
                 if made is None or not self._stands(made):
+                    _users.add(self)
                     made = self._made = self._make()
         return made.runtime
 
     def _stands(self, made: _Made) -> bool:
         return made.choice == self.choice and made.watch.unchanged()
+
+    def leave(self) -> None:
+        """Make a new engine at the next need. The one there is can neither run nor be freed."""
+        if self._made is not None:
+            never_free(self._made)
+        self._made = None
 
     def _make(self) -> _Made:
         choice, watch = self.choice, Watch(self._backbone)
@@ -66,3 +74,14 @@ class Current:
     def __getstate__(self) -> dict[str, Any]:
         """Copies make an engine of their own."""
         return {**self.__dict__, "_made": None}
+
+
+_users: Final[WeakSet[Current]] = WeakSet()  # those that have made an engine
+
+
+def _leave_engines() -> None:
+    for current in list(_users):
+        current.leave()
+
+
+in_child(_leave_engines)

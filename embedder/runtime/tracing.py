@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from embedder.frontend import LogMel
+from embedder.runtime.forks import ProcessLock
 
-_tracing: Final = threading.Lock()
+_tracing: Final = ProcessLock()
 
 
 def traced(function: Callable[[Tensor], Any], example: Tensor) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import av
 import numpy as np
@@ -53,7 +54,7 @@ def encoded(wave: NDArray[np.float32], kind: str, rate: int = RATE) -> bytes:
         data = (data * 32_767).astype(np.int16)
     file = io.BytesIO()
     with av.open(file, "w", format=form.container) as container:
-        stream = container.add_stream(
+        stream: Any = container.add_stream(
             form.codec, rate=rate, layout=form.layout, options=dict(form.options)
         )
         frame = av.AudioFrame.from_ndarray(data, format=form.samples, layout=form.layout)
@@ -61,6 +62,17 @@ def encoded(wave: NDArray[np.float32], kind: str, rate: int = RATE) -> bytes:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def wav_head(size: int) -> bytes:
+    """What stands before so many bytes of mono 16-bit samples in a WAV file."""
+    form = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
+    return b"RIFF%bWAVEfmt %b%bdata%b" % (
+        struct.pack("<I", size + 36),
+        struct.pack("<I", len(form)),
+        form,
+        struct.pack("<I", size),
+    )
 
 
 def random_model(name: str) -> AudioEmbedder:

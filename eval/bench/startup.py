@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from embedder.children import import_path
 from eval.bench.material import clip, encoded
 from eval.bench.report import Row, report
 
@@ -44,7 +45,7 @@ def bench_startup(
 
 def _seconds(command: list[str], cache: Path | None) -> float:
     with tempfile.TemporaryDirectory() as empty:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(cache or empty)}
+        environment = {**os.environ, **import_path(), "XDG_CACHE_HOME": str(cache or empty)}
         started = time.perf_counter()
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - started

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from embedder.cli.report import counted
 from embedder.errors import BadRequest
+from embedder.extras import require
 from embedder.zoo import DEFAULT_MODEL, MODELS
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ def hear(
     plots: Plots = False,
 ) -> None:
     """Score models by the official HEAR kit: validator, embeddings, predictions, one table."""
+    if plots:
+        require("matplotlib")
     from eval.hear.models import candidate, parse_options
     from eval.hear.run import Setup
 
@@ -132,6 +136,8 @@ def models(
     plots: Plots = True,
 ) -> None:
     """The paper's Fig. 2: quality against complexity, of all models whose weights are here."""
+    if plots:
+        require("matplotlib")
     from embedder import checkpoints
     from eval.hear.models import candidate
     from eval.hear.run import Setup
@@ -190,7 +196,7 @@ def resample(
             task = Task.read(path)
             bring_to_rate(task, rate, workers, screen)
             files = sum(len(task.files(split)) for split in task.splits)
-            screen.say(f"{path} has all {files} files at {rate} Hz")
+            screen.say(f"{path} has its {counted(files, 'file')} at {rate} Hz")
 
 
 def listing() -> None:

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import embedder
 from embedder.checkpoints import WEIGHTS_DIR_VARIABLE, cache_dir, weights_dirs
+from embedder.children import SAFE_PATH
 from embedder.errors import BadRequest, EmbedderError
 
 PACKAGES: Final = ("heareval==2021.1.3", "hearvalidator==2021.0.2", "hearbaseline==2021.1.1")
@@ -68,6 +69,7 @@ class Kit:
         weights = [folder.resolve() for folder in weights_dirs()[:-1]]  # the last is the cache
         return {
             **os.environ,
+            **SAFE_PATH,
             "PYTHONPATH": os.pathsep.join(path),
             "PYTHONUNBUFFERED": "1",
             "MPLBACKEND": "agg",

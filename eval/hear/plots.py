@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from embedder.errors import BadRequest
+from embedder.extras import require
 from eval.hear import facts
 from eval.hear.report import OWN, Report, Row, group
 
@@ -86,11 +86,10 @@ def _values(row: Row, only: str | None = None) -> list[float]:
 
 
 def _figure(columns: int, width: float) -> tuple[Any, Axes]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BadRequest("plots need matplotlib; pip install matplotlib") from error
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot(1, columns, 1)

@@ -1,0 +1,49 @@
+"""The packages that only some commands take, and how to install them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Final
+
+from embedder.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What pip calls it, and the extra of this project that installs it."""
+
+    name: str
+    extra: str
+
+
+# By the name that is imported; pyproject.toml lists what an extra holds.
+OPTIONAL: Final[Mapping[str, Package]] = {
+    "matplotlib": Package("matplotlib", "train"),
+    "scipy": Package("scipy", "train"),
+    "sklearn": Package("scikit-learn", "train"),
+    "mteb": Package("mteb", "mteb"),
+    "dcase_util": Package("dcase_util", "sed"),
+    "pandas": Package("pandas", "sed"),
+    "sed_eval": Package("sed_eval", "sed"),
+    "sed_scores_eval": Package("sed_scores_eval", "sed"),
+    "onnx": Package("onnx", "onnx"),
+    "onnxruntime": Package("onnxruntime", "onnx"),
+    "psutil": Package("psutil", "dev"),
+}
+
+
+def require(*modules: str) -> None:
+    """BadRequest that says what to install, unless all of these modules are installed.
+
+    A command calls this before it does any work.
+    """
+    missing = [OPTIONAL[module] for module in modules if find_spec(module) is None]
+    if missing:
+        names = " and ".join(package.name for package in missing)
+        extras = ",".join(sorted({package.extra for package in missing}))
+        raise BadRequest(
+            f"{names} {'is' if len(missing) == 1 else 'are'} not installed; "
+            f"in the folder of this project: pip install -e '.[{extras}]'"
+        )

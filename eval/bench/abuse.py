@@ -1,0 +1,232 @@
+"""`python -m eval abuse`: what attacks cost a server, and whether it keeps its promises.
+
+Every attack meets a server of its own with default settings, in bounded time and memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from embedder.errors import BadRequest
+from embedder.zoo import DEFAULT_MODEL
+from eval.bench.attacks import ATTACKS, Attack, Bound, Target, material
+from eval.bench.launch import Launch, server
+from eval.bench.promises import PROMISES, Outcome, Promise
+from eval.bench.report import Row, report
+from eval.bench.watch import MiB, Seen, Watch
+from eval.bench.wire import Reply
+
+SECOND_MODEL: Final = "mn04_as"
+SECONDS: Final = 180.0  # of one attack
+_KEPT: Final = {True: "yes", False: "NO"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an attack did to a server."""
+
+    replies: Sequence[Reply]
+    seen: Seen
+    disk_mib: float
+
+    @property
+    def seconds(self) -> float:
+        """Until the slowest answer had ended."""
+        return max((reply.seconds for reply in self.replies), default=SECONDS)
+
+    @property
+    def mib(self) -> float:
+        """Memory above what the server had when it was ready."""
+        return self.seen.peak_mib - self.seen.start_mib
+
+    @property
+    def threads(self) -> int:
+        """Threads above those at the start."""
+        return self.seen.threads - self.seen.start_threads
+
+    @property
+    def received(self) -> int:
+        """Bytes that came back."""
+        return sum(reply.received for reply in self.replies)
+
+    def kept(self, bound: Bound) -> bool:
+        """Whether it stayed within the bound."""
+        answered = all(
+            reply.status in bound.statuses and reply.end in ("whole", *_CLOSED[reply.status == 0])
+            for reply in self.replies
+        )
+        return (
+            bool(self.replies)
+            and answered
+            and not self.seen.killed
+            and self.seconds <= bound.seconds
+            and self.mib <= bound.mib
+            and self.seen.stall <= bound.stall
+            and self.threads <= bound.threads
+            and self.disk_mib <= bound.disk_mib
+        )
+
+    def __str__(self) -> str:
+        names = Counter(reply.name for reply in self.replies)
+        statuses = ", ".join(
+            name if count == 1 else f"{count}× {name}" for name, count in names.items()
+        )
+        parts = [
+            statuses or "no end",
+            f"{self.seconds:.1f} s",
+            f"+{self.mib:.0f} MiB",
+            f"stall {self.seen.stall:.2f} s",
+            f"{self.received / 1e6:.3g} MB back",
+        ]
+        if self.threads > 0:
+            parts.append(f"+{self.threads} threads")
+        if self.disk_mib >= 1:
+            parts.append(f"+{self.disk_mib:.0f} MiB of disk")
+        return "; ".join([*parts, "killed at the limit"] if self.seen.killed else parts)
+
+
+# How a connection may end: without an answer, in any way that is not the client's own patience.
+_CLOSED: Final = {True: ("cut", "reset"), False: ()}
+
+
+def abuse(
+    tree: Annotated[
+        Path | None, typer.Option(help="Source tree to serve from; default: this installation.")
+    ] = None,
+    only: Annotated[
+        list[str], typer.Option(help="Rows by name, with * and ?; repeat for several.")
+    ] = ["*"],  # noqa: B006
+    limit: Annotated[int, typer.Option(help="MiB at which a server is killed.")] = 6000,
+    scale: Annotated[float, typer.Option(help="Share of the attacks' counts and sizes.")] = 1.0,
+    before: Annotated[Path | None, typer.Option(help="JSON of a run to show beside.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "--json", help="JSON file to write.")] = None,
+) -> None:
+    """Attack servers, each with another attack; one table of what it cost, one of promises."""
+    attacks = [attack for attack in ATTACKS if _chosen(attack.name, only)]
+    promises = [promise for promise in PROMISES if _chosen(promise.name, only)]
+    if not attacks and not promises:
+        raise BadRequest(f"no row is named {', '.join(only)}; leave --only out to see all names")
+    earlier = _earlier(before)
+    material()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        bench = _Bench(Path(name), tree and tree.resolve(), limit, scale)
+        for attack in attacks:
+            rows.append(_attack_row(attack, bench.attacked(attack)))
+            typer.echo(f"{rows[-1]['row']}: {rows[-1]['measured']}", err=True)
+        for promise in promises:
+            rows.append(_promise_row(promise, bench.asked(promise)))
+            typer.echo(f"{rows[-1]['row']}: {rows[-1]['measured']}", err=True)
+    title = "What attacks cost"
+    text = report(rows, out, title)
+    if earlier:
+        text = report([_beside(row, earlier) for row in rows], None, title)
+    typer.echo(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Starts a server for each row."""
+
+    folder: Path
+    tree: Path | None
+    limit: int
+    scale: float
+
+    def attacked(self, attack: Attack) -> Cost:
+        """The cost of one attack."""
+        models = [DEFAULT_MODEL]
+        settings = {}
+        if attack.two_models:
+            second = self._second_model()
+            settings["MODELS"] = str(second)
+            models.append(second.stem)
+        cache = Path(tempfile.mkdtemp(dir=self.folder))
+        with server(Launch(settings, self.tree, cache)) as running:
+            used = _size(cache)
+            watch = Watch(running.child.pid, running.port, self.limit)
+            try:
+                replies = asyncio.run(_bounded(attack, Target(running.port, models, self.scale)))
+            finally:
+                seen = watch.end()
+            return Cost(replies, seen, (_size(cache) - used) / MiB)
+
+    def asked(self, promise: Promise) -> Outcome:
+        """Whether a promise is kept."""
+        with self._launch() as launch:
+            return promise.check(launch, self.scale)
+
+    @contextmanager
+    def _launch(self) -> Iterator[Launch]:
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            yield Launch({}, self.tree, Path(cache))
+
+    def _second_model(self) -> Path:
+        from eval.bench.material import write_checkpoint
+
+        return write_checkpoint(SECOND_MODEL, self.folder)
+
+
+async def _bounded(attack: Attack, target: Target) -> list[Reply]:
+    try:
+        return await asyncio.wait_for(attack.send(target), SECONDS)
+    except TimeoutError:
+        return []
+
+
+def _attack_row(attack: Attack, cost: Cost) -> Row:
+    return {
+        "row": attack.name,
+        "bound": str(attack.bound),
+        "measured": str(cost),
+        "kept": _KEPT[cost.kept(attack.bound)],
+    }
+
+
+def _promise_row(promise: Promise, outcome: Outcome) -> Row:
+    return {
+        "row": promise.name,
+        "bound": promise.bound,
+        "measured": outcome.measured,
+        "kept": _KEPT[outcome.kept],
+    }
+
+
+def _beside(row: Row, earlier: dict[str, str]) -> Row:
+    return {
+        "row": row["row"],
+        "bound": row["bound"],
+        "before": earlier.get(row["row"], "-"),
+        "after": row["measured"],
+        "kept": row["kept"],
+    }
+
+
+def _earlier(path: Path | None) -> dict[str, str]:
+    """What an earlier run measured, by row."""
+    if path is None:
+        return {}
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+        return {row["row"]: row["measured"] for row in content["rows"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BadRequest(f"{path} is no result of `eval abuse --json` ({error})") from error
+
+
+def _chosen(name: str, patterns: Sequence[str]) -> bool:
+    return any(name == pattern or fnmatch(name, pattern) for pattern in patterns)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

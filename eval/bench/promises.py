@@ -1,0 +1,181 @@
+"""What a server promises besides bounded costs: each promise is asked of a fresh server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from embedder.errors import BadRequest
+from eval.bench import flac
+from eval.bench.attacks import LENGTH
+from eval.bench.launch import Launch, Running, await_ready, server, start
+from eval.bench.material import RATE, clip, encoded
+from eval.bench.wire import Reply, exchange, request
+
+CAPACITY: Final = 256  # EMBEDDER_MAX_REQUESTS by default
+STARTS: Final = 8
+ASKED_AFTER_READY: Final = 40
+SMALL_SECONDS: Final = 20.0
+_PART: Final = b'Content-Disposition: form-data; name="file"; filename="a.wav"'
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was measured, and whether the promise was kept."""
+
+    measured: str
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One row: its name, what is promised, how it is asked (counts times a scale)."""
+
+    name: str
+    bound: str
+    check: Callable[[Launch, float], Outcome]
+
+
+def _refusals(launch: Launch, scale: float) -> Outcome:
+    """Three times as many requests as a server takes, all at once."""
+    with server(replace(launch, settings={"MAX_REQUESTS": str(_many(CAPACITY, scale))})) as running:
+        count = 3 * _many(CAPACITY, scale)
+        sounds = [encoded(clip(seed, 1.0), "flac") for seed in range(count)]
+        replies = asyncio.run(_together(running.port, sounds))
+    names = Counter(reply.name for reply in replies)
+    late = max((reply.seconds for reply in replies if reply.status == 429), default=0.0)
+    measured = ", ".join(f"{number}× {name}" for name, number in names.most_common())
+    only = set(names) <= {"200", "429"}
+    return Outcome(f"{measured}; slowest 429 {late:.2f} s", only and late <= 0.2)
+
+
+async def _together(port: int, sounds: Sequence[bytes]) -> list[Reply]:
+    return await asyncio.gather(
+        *(exchange(port, [request(port, "/embed", sound)], 120) for sound in sounds)
+    )
+
+
+def _small_beside_large(launch: Launch, scale: float) -> Outcome:
+    """Clips of half a second, one after the other, beside eight of ten minutes."""
+    with server(launch) as running:
+        times = sorted(asyncio.run(_beside(running.port, SMALL_SECONDS * scale)))
+    median, late = times[len(times) // 2], times[min(len(times) - 1, len(times) * 99 // 100)]
+    text = f"{len(times)} clips: p50 {1000 * median:.0f} ms, p99 {1000 * late:.0f} ms"
+    return Outcome(text, late <= 1)
+
+
+async def _beside(port: int, seconds: float) -> list[float]:
+    ended = time.monotonic() + seconds
+
+    async def large(client: int) -> None:
+        number = 0
+        while time.monotonic() < ended:
+            number += 1  # a value that was not sent before: nothing comes from the cache
+            sound = flac.seconds(LENGTH, RATE, 8 * number + client)
+            await exchange(port, [request(port, "/embed", sound)], 120)
+
+    async def small() -> list[float]:
+        times: list[float] = []
+        while time.monotonic() < ended:
+            sound = encoded(clip(len(times), 0.5), "wav")
+            reply = await exchange(port, [request(port, "/embed", sound)], 120)
+            times.append(reply.seconds)
+        return times
+
+    many = [asyncio.create_task(large(client)) for client in range(8)]
+    times = await small()
+    for task in many:
+        task.cancel()
+    await asyncio.gather(*many, return_exceptions=True)
+    return times
+
+
+def _exit_status(launch: Launch, _: float) -> Outcome:
+    running = start(launch)
+    try:
+        await_ready(running)
+    finally:
+        status = running.stop()
+    return Outcome(f"exit status {status}", status == 0)
+
+
+def _two_workers(launch: Launch, scale: float) -> Outcome:
+    """From the first 200 of /readyz on, no worker answers 503."""
+    refused = 0
+    starts = _many(STARTS, scale)
+    for _ in range(starts):
+        with server(replace(launch, settings={"WORKERS": "2"})) as running:
+            sound = encoded(clip(0, 0.1), "wav")
+            replies = asyncio.run(_together(running.port, [sound] * ASKED_AFTER_READY))
+            refused += any(reply.status != 200 for reply in replies)
+    return Outcome(f"{refused} of {starts} starts were not ready", refused == 0)
+
+
+def _asked(
+    headers: dict[str, str], statuses: frozenset[int], form: bool = False
+) -> Callable[[Launch, float], Outcome]:
+    """One upload with these headers, in a form or bare, and the statuses that are right."""
+
+    def check(launch: Launch, _: float) -> Outcome:
+        with server(launch) as running:
+            reply = asyncio.run(_one(running, headers, form))
+        return Outcome(reply.name, reply.status in statuses)
+
+    return check
+
+
+async def _one(running: Running, headers: dict[str, str], form: bool) -> Reply:
+    body = encoded(clip(0, 0.1), "wav")
+    if form:
+        body = b"--b\r\n%b\r\n\r\n%b\r\n--b--\r\n" % (_PART, body)
+    return await exchange(running.port, [request(running.port, "/tags", body, headers)])
+
+
+def _empty_key(launch: Launch, _: float) -> Outcome:
+    running = start(replace(launch, settings={"API_KEY": ""}))
+    try:
+        await_ready(running)
+    except BadRequest:
+        status = running.child.poll()
+        return Outcome(f"does not start: exit status {status}", status not in (None, 0))
+    finally:
+        running.stop()
+    return Outcome("starts", False)
+
+
+def _many(count: int, scale: float) -> int:
+    return max(1, round(count * scale))
+
+
+_REFUSED: Final = frozenset({400, 403, 421})
+
+PROMISES: Final = (
+    Promise(
+        "three times as many requests as fit",
+        "only 200 and 429, each 429 within 0.2 s",
+        _refusals,
+    ),
+    Promise("small clips beside eight of ten minutes", "p99 at most 1 s", _small_beside_large),
+    Promise("SIGTERM", "exit status 0", _exit_status),
+    Promise("EMBEDDER_WORKERS=2, first 200 of /readyz", "all workers are ready", _two_workers),
+    Promise(
+        "a page of another site posts",
+        "403",
+        _asked({"Origin": "https://example.com", "Sec-Fetch-Site": "cross-site"}, _REFUSED),
+    ),
+    Promise("another name as Host", "400, 403 or 421", _asked({"Host": "example.com"}, _REFUSED)),
+    Promise("an empty EMBEDDER_API_KEY", "an error at the start", _empty_key),
+    Promise(
+        "multipart with charset=undefined",
+        "400",
+        _asked(
+            {"Content-Type": "multipart/form-data; boundary=b; charset=undefined"},
+            frozenset({400}),
+            form=True,
+        ),
+    ),
+)

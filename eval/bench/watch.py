@@ -1,0 +1,176 @@
+"""What a server takes, seen from outside: memory, threads, descriptors, and how long it stalls.
+
+`python -m eval.bench.watch PID PORT LIMIT` is a process of its own, so that the load's process
+does not disturb the clock. It asks /livez every 20 ms, and kills the server beyond LIMIT MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from eval.bench.launch import psutil
+
+POLL_SECONDS: Final = 0.02
+SAMPLE_SECONDS: Final = 0.05
+MiB: Final = 1 << 20
+_REQUEST: Final = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A server and its children at one time."""
+
+    server_mib: float
+    children_mib: float
+    threads: int
+    descriptors: int
+    children: int
+
+    @property
+    def mib(self) -> float:
+        """Resident memory of all."""
+        return self.server_mib + self.children_mib
+
+    @classmethod
+    def of(cls, process: Any) -> Sample:
+        """What a psutil process takes now, with its children."""
+        server = process.memory_info().rss / MiB
+        rest = 0.0
+        children = process.children(recursive=True)
+        for child in children:
+            with contextlib.suppress(psutil().NoSuchProcess):  # it ended meanwhile
+                rest += child.memory_info().rss / MiB
+        return cls(server, rest, process.num_threads(), process.num_fds(), len(children))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The most that a watch saw; `killed` if the server went beyond the limit."""
+
+    peak_mib: float
+    start_mib: float
+    threads: int
+    start_threads: int
+    stall: float  # longest time without an answer of /livez [s]
+    killed: bool
+
+
+class Watch:
+    """Watches a server until `end`."""
+
+    def __init__(self, pid: int, port: int, limit_mib: float) -> None:
+        words = [str(pid), str(port), str(limit_mib)]
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "eval.bench.watch", *words],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._child.stdout
+        self._child.stdout.readline()  # it watches from now on
+
+    def end(self) -> Seen:
+        """Stop, and tell what was seen."""
+        output, _ = self._child.communicate(timeout=60)
+        return Seen(**json.loads(output))
+
+
+class _Pulse(threading.Thread):
+    """Asks /livez over and over and keeps the longest time that an answer took."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self._port = port
+        self._asked = 0.0  # 0: no question is open
+        self._longest = 0.0
+
+    @property
+    def stall(self) -> float:
+        """Also that of a question which is still open."""
+        asked = self._asked
+        return max(self._longest, time.monotonic() - asked if asked else 0.0)
+
+    def run(self) -> None:
+        while True:
+            with contextlib.suppress(OSError), self._connect() as connection:
+                while self._beat(connection):
+                    time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
+
+    def _connect(self) -> socket.socket:
+        self._asked = self._asked or time.monotonic()  # a full queue of connections counts
+        return socket.create_connection(("127.0.0.1", self._port))
+
+    def _beat(self, connection: socket.socket) -> bool:
+        self._asked = self._asked or time.monotonic()
+        connection.sendall(_REQUEST % self._port)
+        answered = bool(connection.recv(1 << 16))
+        if answered:
+            self._longest, self._asked = self.stall, 0.0
+        return answered
+
+
+class _Peak:
+    """The most of all samples so far."""
+
+    def __init__(self, process: Any, limit_mib: float) -> None:
+        self._process = process
+        self._limit = limit_mib
+        self._start = self._highest = Sample.of(process)
+        self._threads = self._start.threads
+        self._killed = False
+
+    def update(self) -> bool:
+        """One more sample; False if the process is gone, or was killed because of it."""
+        try:
+            now = Sample.of(self._process)
+        except psutil().Error:
+            return False
+        if now.mib > self._highest.mib:
+            self._highest = now
+        self._threads = max(self._threads, now.threads)
+        if now.mib <= self._limit:
+            return True
+        self._killed = True
+        for process in (self._process, *self._process.children(recursive=True)):
+            process.kill()
+        return False
+
+    def seen(self, stall: float) -> Seen:
+        start = self._start
+        return Seen(self._highest.mib, start.mib, self._threads, start.threads, stall, self._killed)
+
+
+def _await_end(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
+
+
+def main() -> None:
+    """Watch until stdin closes; then print what was seen."""
+    pid, port, limit = sys.argv[1:]
+    peak = _Peak(psutil().Process(int(pid)), float(limit))
+    pulse = _Pulse(int(port))
+    pulse.start()
+    ended = threading.Event()
+    threading.Thread(target=_await_end, args=[ended], daemon=True).start()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    alive, stall = True, 0.0
+    while not ended.wait(SAMPLE_SECONDS):
+        if alive:
+            alive, stall = peak.update(), pulse.stall  # of a dead server there is no stall
+    json.dump(asdict(peak.seen(pulse.stall if alive else stall)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

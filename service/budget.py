@@ -1,0 +1,68 @@
+"""What one request may cost, added up in one place before the network computes any of it.
+
+Bytes are counted as they arrive (`service.middleware`), seconds as they are decoded
+(`embedder.libav`); from there on, the windows and the values of the answer are known.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from service.errors import TooMuchWork
+from service.models import WindowModel
+from service.settings import Settings
+from service.tasks import ResolvedTask
+
+_VALUE_BYTES: Final = 4  # float32
+_REMEDY: Final = "use a larger hop_ms, fewer taps or a shorter clip"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Windows for the network, the seconds they sum up to, and the values of the answer."""
+
+    windows: int
+    seconds: float
+    values: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the answer."""
+        return self.values * _VALUE_BYTES
+
+    @classmethod
+    def of(cls, task: ResolvedTask, samples: int, model: WindowModel) -> Cost:
+        """The cost of a task for a clip of so many samples."""
+        windows = task.plan.n_windows(samples)
+        length = samples if task.whole(samples) else task.plan.window
+        values = math.prod(task.shape(samples, model))
+        return cls(windows, windows * length / model.sample_rate, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that a request may cost."""
+
+    windows: int
+    seconds: float
+    values: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Budget:
+        """The limits that the settings name."""
+        return cls(settings.max_windows, settings.max_windows_seconds, settings.max_values)
+
+    def check(self, cost: Cost) -> None:
+        """TooMuchWork, naming what is too large and what makes it smaller."""
+        if cost.windows > self.windows or cost.seconds > self.seconds:
+            raise TooMuchWork(
+                f"{cost.windows:,} windows of together {cost.seconds:,.0f} s; this server computes "
+                f"up to {self.windows:,} and {self.seconds:,.0f} s: {_REMEDY}"
+            )
+        if cost.values > self.values:
+            raise TooMuchWork(
+                f"the answer would have {cost.values:,} values; this server makes up to "
+                f"{self.values:,}: {_REMEDY}"
+            )
