@@ -1,8 +1,9 @@
 """General-purpose audio embeddings and tags from efficient CNNs.
 
->>> from embedder import AudioEmbedder, load_audio
+>>> from embedder import AudioEmbedder
 >>> model = AudioEmbedder.load("sprout04")
->>> model.scene(load_audio("dog.wav", model.sample_rate))
+>>> model.scene("dog.wav")  # or bytes, an array with its sample_rate, a list of clips
+>>> model.top_tags("dog.wav", 5)
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from embedder.audio import load_audio, stream_audio
     from embedder.errors import EmbedderError
-    from embedder.model import AudioEmbedder, Timestamps
+    from embedder.model import AudioEmbedder
+    from embedder.streams import Timestamps
     from embedder.zoo import MODELS
 
 try:
@@ -27,7 +29,7 @@ _HOMES: Final = {
     "AudioEmbedder": "embedder.model",
     "EmbedderError": "embedder.errors",
     "MODELS": "embedder.zoo",
-    "Timestamps": "embedder.model",
+    "Timestamps": "embedder.streams",
     "load_audio": "embedder.audio",
     "stream_audio": "embedder.audio",
 }

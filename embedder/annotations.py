@@ -1,7 +1,7 @@
 """Event lists as files: CSV, JSON, Audacity labels, Raven selection tables, RTTM.
 
     csv        path, onset, offset, label, score, error; a file that failed is a row with its error
-    json       a list of {path, seconds, events, error}
+    json       a list of {path, seconds, events, error, note}
     audacity   onset, offset, label; one recording a file
     raven      a selection table; of several recordings as Raven opens them in sequence
     rttm       NIST's SPEAKER lines; white space in names becomes "_"
@@ -35,6 +35,7 @@ class Recording:
     seconds: float
     events: Sequence[Event]
     error: str | None = None
+    note: str | None = None  # what is missing of a file that did not fail
 
 
 class Format(ABC):
@@ -85,6 +86,7 @@ class Json(Format):
             "seconds": round(recording.seconds, 3),
             "events": [as_json(event) for event in recording.events],
             "error": recording.error,
+            "note": recording.note,
         }
         text = f"{self._separator}{json.dumps(document, ensure_ascii=False)}"
         self._separator = ",\n"

@@ -6,7 +6,8 @@ The only decoder and the only resampler of the code base. Whatever comes here is
 libav may do with it is in `embedder.libav`.
 
 Damaged files give what can be decoded, as ffmpeg does: a damaged packet is skipped, the sound
-after it moves up, and a warning is logged if libav tells; a file cut short ends where it was cut.
+after it moves up; a file cut short ends where it was cut. Both are told to `on_damage`, as far as
+libav or the header tells, which logs a warning unless it is given.
 A file of which nothing decodes is BadAudio.
 
 Axes: C channels, S samples.
@@ -15,10 +16,12 @@ Axes: C channels, S samples.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -31,6 +34,7 @@ import soxr
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
+from embedder.damage import shortfall
 from embedder.errors import BadAudio, BadRequest
 from embedder.libav import (
     LIBAV_ERRORS,
@@ -75,9 +79,11 @@ _ZERO_AND_FULL_SCALE: Final = {
     np.dtype(np.float32): (0.0, 1.0),
     np.dtype(np.float64): (0.0, 1.0),
 }
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _TOO_MANY_PLANES: Final = 8  # from here on PyAV reads beyond a planar frame's planes
 SHORT_BLOCK_SECONDS: Final = 1.0  # blocks that are still in the caches when they are joined
 _CHUNK: Final = 1 << 16  # samples converted at once: single frames are too small for numpy
+_log = logging.getLogger(__name__)
 
 HTTP_LIMITS: Final = DecodeLimits(
     max_seconds=600,
@@ -125,6 +131,7 @@ def stream_audio(
     sample_rate: int,
     limits: DecodeLimits = OPEN_LIMITS,
     block_seconds: float = 10.0,
+    on_damage: Callable[[str], None] | None = None,
 ) -> Iterator[Samples]:
     """Decode a source block by block, in memory that does not grow with its length.
 
@@ -142,7 +149,8 @@ def stream_audio(
         )
     with _opened(source) as file, open_container(file, limits) as container:
         meter = Meter(limits)
-        decoded = frames(container, audio_stream(container), meter)
+        stream = audio_stream(container)
+        decoded = frames(container, stream, meter)
         chunks = _mono_chunks(decoded)
         yielded = 0
         for samples in _blocks(_resampled(chunks, sample_rate), round(block_seconds * sample_rate)):
@@ -150,7 +158,9 @@ def stream_audio(
             paused = time.monotonic()
             yield samples
             meter.deadline += time.monotonic() - paused
-        meter.report(yielded)
+        lost = (meter.report(yielded), shortfall(file, container, stream, meter.seconds))
+        if any(lost):
+            (on_damage or _log.warning)("; ".join(filter(None, lost)))
 
 
 def resample(samples: Samples, rate: int, target: int) -> Samples:
@@ -187,9 +197,13 @@ def _opened(source: AudioSource) -> Iterator[BinaryIO]:
     if isinstance(source, bytes | bytearray | memoryview):
         yield io.BytesIO(bytes(source))
     elif isinstance(source, str | os.PathLike):
+        if _URL.match(os.fspath(source)):
+            raise BadAudio(f"{source!r} is a URL, and none is fetched; download it, give its path")
         with _open_path(Path(source)) as file:
             yield file
     elif hasattr(source, "read") and hasattr(source, "seek") and not hasattr(source, "encoding"):
+        if getattr(source, "closed", False):
+            raise BadRequest("the audio file is closed; open it, or give its path")
         yield source
     else:
         kind = type(source).__name__

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -19,18 +20,21 @@ from typing import Any, Final
 
 import platformdirs
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from embedder.errors import DownloadFailed, WeightsMismatch, WeightsNotFound
+from embedder.described import labels_from_json, spec_from_json, spec_to_json
+from embedder.errors import DownloadFailed, WeightsError, WeightsMismatch, WeightsNotFound
 from embedder.files import atomic
-from embedder.zoo import ModelSpec, spec_from_json, spec_to_json
+from embedder.zoo import ModelSpec
 
 WEIGHTS_DIR_VARIABLE: Final = "EMBEDDER_WEIGHTS_DIR"
 METADATA_KEY: Final = "embedder"
 _CHUNK: Final = 1 << 20
 _TIMEOUT: Final = 30.0  # seconds without a byte
+_REASON: Final = 200  # characters of a parser's message that are shown
+MAX_DOWNLOAD: Final = 2 << 30  # bytes; the largest published file has 0.3 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,15 @@ def load(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> Checkpo
 
 
 def read(path: Path, sha256: str | None = None) -> Checkpoint:
-    """Read one file; with `sha256`, only after its hash matched."""
-    actual = file_sha256(path)
+    """Read one file; with `sha256`, only after its hash matched.
+
+    Raises WeightsNotFound where the file cannot be read, WeightsMismatch for any content that is
+    no checkpoint, whatever it does to those who parse it.
+    """
+    try:
+        actual = file_sha256(path)
+    except OSError as error:
+        raise WeightsNotFound(f"{path} cannot be read ({error}); check its permissions") from error
     if sha256 is not None and actual != sha256:
         raise WeightsMismatch(
             f"{path} has SHA-256 {actual}, expected {sha256}; delete it and fetch it again"
@@ -96,15 +107,14 @@ def read(path: Path, sha256: str | None = None) -> Checkpoint:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, actual)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        return Checkpoint(_read_pickled(path), actual)
+    except WeightsError:
+        raise
+    except Exception as error:  # hostile files make parsers raise whatever there is
         raise WeightsMismatch(
             f"{path} is not a readable checkpoint ({type(error).__name__}); "
             "use a published .pt file or a .safetensors file"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsMismatch(f"{path} holds no plain state dict of tensors; save one")
-    return Checkpoint(state, actual)
 
 
 def read_described(path: Path) -> Checkpoint:
@@ -179,7 +189,10 @@ def _expected_hash(spec: ModelSpec, path: Path) -> str | None:
         return None
     record = _hash_record(path)
     if spec.sha256 is None and record.is_file():
-        return record.read_text().split()[0]
+        noted = re.match(rb"[0-9a-f]{64}\b", record.read_bytes())
+        if noted is None:
+            raise WeightsMismatch(f"{record} holds no SHA-256; delete it and {path.name} with it")
+        return noted[0].decode()
     return spec.sha256
 
 
@@ -191,6 +204,29 @@ def _hash_record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """A `.pt` file's state dict."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # torch compresses nothing: what grows while it is read is a bomb.
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise WeightsMismatch(f"{path} is larger inside than outside; torch writes none so")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(map(_is_plain, state.items())):
+        raise WeightsMismatch(f"{path} holds no plain state dict of tensors; save one")
+    return state
+
+
+def _is_plain(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_complex())
+    )
+
+
 def _read_safetensors(path: Path, sha256: str) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
@@ -200,10 +236,14 @@ def _read_safetensors(path: Path, sha256: str) -> Checkpoint:
         return Checkpoint(state, sha256)
     try:
         description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
-        labels = tuple(description.pop("labels"))
-        return Checkpoint(state, sha256, spec_from_json(description), labels)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsMismatch(f"{path} describes no model that this version knows") from error
+        spec = spec_from_json(description)
+        return Checkpoint(state, sha256, spec, labels_from_json(description["labels"], spec))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = str(error)[:_REASON]
+        raise WeightsMismatch(
+            f"{path} describes no model that this version knows ({reason}); "
+            "write it again with `embedder.checkpoints.save`"
+        ) from error
 
 
 def _download(url: str, target: Path) -> None:
@@ -212,6 +252,10 @@ def _download(url: str, target: Path) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+    def refuse_plain(request: httpx.Request) -> None:
+        if request.url.scheme != "https" and request.url != url:
+            raise ConnectionError(f"it was redirected to {request.url}, which is no https")
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     try:
@@ -219,13 +263,18 @@ def _download(url: str, target: Path) -> None:
             Progress(
                 *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
             ) as progress,
-            httpx.stream("GET", url, follow_redirects=True, timeout=_TIMEOUT) as response,
+            httpx.Client(
+                follow_redirects=True, timeout=_TIMEOUT, event_hooks={"request": [refuse_plain]}
+            ) as client,
+            client.stream("GET", url) as response,
             target.open("wb") as file,
         ):
             response.raise_for_status()
             total = int(response.headers.get("content-length", 0)) or None
             task = progress.add_task(url.rsplit("/", 1)[-1], total=total)
             for chunk in response.iter_bytes(_CHUNK):
+                if file.tell() + len(chunk) > MAX_DOWNLOAD:
+                    raise ConnectionError(f"it has more than {MAX_DOWNLOAD >> 20} MB")
                 file.write(chunk)
                 progress.advance(task, len(chunk))
     except httpx.HTTPError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import io
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -67,7 +66,6 @@ LIBAV_ERRORS: Final = (
 _OLD_PYAV: Final = hasattr(InputContainer, "metadata_errors")
 # Old tags are often Latin-1.
 _TAG_OPTIONS: Final[dict[str, Any]] = {"metadata_errors": "replace"} if _OLD_PYAV else {}
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +113,16 @@ class Meter:
         self.faults += 1
         self.last_fault = error.with_traceback(None)  # a traceback would keep the frames alive
 
-    def report(self, yielded: int) -> None:
-        """At the end of the source: nothing is an error, damage a warning."""
+    def report(self, yielded: int) -> str | None:
+        """At the end of the source: nothing is an error; what is to be said of damage."""
         if not yielded:
             raise BadAudio(
                 "no samples: the audio is empty, damaged or shorter than a sample"
             ) from self.last_fault
-        if self.faults:
-            _log.warning("damaged audio: what did not decode was skipped, %d times", self.faults)
+        if not self.faults:
+            return None
+        times = "once" if self.faults == 1 else f"{self.faults} times"
+        return f"damaged audio: what did not decode was skipped, {times}"
 
 
 def _within(value: float, limit: float | None, unit: str) -> None:

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from embedder.described import TAPS, texts
 from embedder.errors import WeightsMismatch, WeightsNotFound
 from embedder.files import atomic
 
@@ -123,31 +124,41 @@ class Probe:
 
 
 def read(path: Path) -> Probe | None:
-    """A file's probe; None where there is none in it."""
+    """A file's probe; None where there is none in it, WeightsMismatch where it is damaged."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             if METADATA_KEY not in metadata:
                 return None
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _probe(metadata[METADATA_KEY], file)
     except (OSError, SafetensorError):
         return None
-    try:
-        facts = json.loads(metadata[METADATA_KEY])
-        count = sum(name.startswith("weights.") for name in arrays)
-        probe = Probe(
-            labels=tuple(facts["labels"]),
-            model=facts["model"],
-            weights_sha256=facts.get("weights_sha256", ""),
-            taps=tuple(facts["taps"]),
-            multi_label=facts["multi_label"],
-            mean=arrays["mean"],
-            scale=arrays["scale"],
-            layers=tuple((arrays[f"weights.{i}"], arrays[f"bias.{i}"]) for i in range(count)),
-        )
-        _check_shapes(probe)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # hostile files make parsers raise whatever there is
         raise WeightsMismatch(f"{path} is a damaged probe; make it again") from error
+
+
+def _probe(description: str, file: Any) -> Probe:
+    """TypeError, KeyError or ValueError, if nothing else, where something is not as it must be."""
+    facts = json.loads(description)
+    arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    count = sum(name.startswith("weights.") for name in arrays)
+    labels = texts(facts["labels"], at_most=arrays[f"bias.{count - 1}"].size)
+    (model,) = texts([facts["model"]], at_most=1)
+    if not isinstance(facts["multi_label"], bool):
+        raise TypeError("multi_label is neither true nor false")
+    probe = Probe(
+        labels=labels,
+        model=model,
+        weights_sha256=str(facts.get("weights_sha256", "")),
+        taps=texts(facts["taps"], at_most=TAPS),
+        multi_label=facts["multi_label"],
+        mean=arrays["mean"],
+        scale=arrays["scale"],
+        layers=tuple((arrays[f"weights.{i}"], arrays[f"bias.{i}"]) for i in range(count)),
+    )
+    _check_shapes(probe)
+    if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("not all numbers are finite, of 32 bits")
     return probe
 
 
@@ -156,5 +167,5 @@ def _check_shapes(probe: Probe) -> None:
     found = [weights.shape for weights, _ in probe.layers]
     if found != list(pairwise(widths)) or widths[-1] != len(probe.labels) or not found:
         raise ValueError("layers do not fit each other")
-    if probe.mean.shape != probe.scale.shape:
+    if probe.mean.shape != probe.scale.shape or not probe.scale.all():
         raise ValueError("mean and scale do not fit each other")

@@ -6,10 +6,10 @@ A model name is looked up here, never parsed. Figures are those stated by the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from embedder.errors import UnknownModel
 
@@ -118,12 +118,6 @@ class ModelSpec:
     def bundled(self) -> bool:
         """Whether the weights are package data."""
         return not self.url
-
-
-# Network configurations by the family name that checkpoints carry.
-FAMILIES: Final[Mapping[str, Callable[..., Network]]] = MappingProxyType(
-    {"mn": MNConfig, "dymn": DyMNConfig, "fmn": FrameMNConfig}
-)
 
 
 MEL_32K: Final = MelConfig()
@@ -264,28 +258,3 @@ def lookup(name: str) -> ModelSpec:
         return MODELS[name]
     except KeyError:
         raise UnknownModel(name, MODELS) from None
-
-
-def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
-    """What a self-describing checkpoint says of its model."""
-    family = next(name for name, config in FAMILIES.items() if type(spec.network) is config)
-    return {
-        "family": family,
-        "network": asdict(spec.network),
-        "mel": asdict(spec.mel),
-        "taps": spec.taps,
-    }
-
-
-def spec_from_json(description: Mapping[str, Any]) -> ModelSpec:
-    """Inverse of `spec_to_json`; KeyError, TypeError or ValueError where it makes no sense."""
-    network = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in description["network"].items()
-    }
-    return ModelSpec(
-        network=FAMILIES[description["family"]](**network),
-        mel=MelConfig(**description["mel"]),
-        weights="",
-        taps=tuple(description["taps"]),
-    )

@@ -15,7 +15,7 @@ from rich.console import Console
 from embedder.children import keep_children_safe
 from embedder.errors import EmbedderError
 from eval import commands, detector_commands, sed
-from eval.bench import abuse, bulk, engines, fuzz, server, startup
+from eval.bench import abuse, bulk, engines, fuzz, server, soak, startup
 from eval.hear import cli as hear
 
 COMMANDS: Final[dict[str, Callable[..., Any]]] = {
@@ -36,10 +36,16 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "bench-startup": startup.bench_startup,
     "abuse": abuse.abuse,
     "fuzz": fuzz.fuzz,
+    "soak": soak.soak,
     **hear.COMMANDS,
 }
 
-app: Final = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app: Final = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 for _name, _function in COMMANDS.items():
     app.command(_name)(_function)
 

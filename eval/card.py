@@ -134,7 +134,7 @@ def insert(page: Path, tables: str) -> None:
 
 def _features(model: AudioEmbedder, files: list[Path]) -> dict[str, NDArray[np.float32]]:
     waves = Waves(files, model.sample_rate)
-    rows = [model.features(waves[index], TAPS) for index in range(len(waves))]
+    rows = [model.features(waves[index], taps=TAPS) for index in range(len(waves))]
     return {tap: np.stack([row[tap][0].cpu().numpy() for row in rows]) for tap in TAPS}
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from embedder.cli.report import counted
 from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.zoo import DEFAULT_MODEL
@@ -29,7 +30,9 @@ Layout = Annotated[str, typer.Option(help="auto, folder, csv, esc50, esc10, open
 TestFold = Annotated[list[str], typer.Option(help="Fold to test on; repeat for several.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate; default: the papers'.")]
+Rate = Annotated[
+    float | None, typer.Option(help="Peak learning rate; default: the papers'.", min=1e-12)
+]
 Data = Annotated[Path, typer.Argument(help="Folder or CSV of labelled sound.")]
 
 
@@ -44,7 +47,7 @@ def corpus(
 
     found = build(roots, out, workers, synthetic=synthetic)
     hours = sum(clip.frames for clip in found.clips) / 360_000
-    say(f"{len(found)} clips, {hours:.1f} h in {out}")
+    say(f"{counted(len(found), 'clip')}, {hours:.1f} h in {out}")
 
 
 def distill(
@@ -115,7 +118,7 @@ def logits(
 
     paths = [example.path for example in open_dataset(data, layout).examples]
     save_logits(out, paths, ensemble_logits([AudioEmbedder.load(name) for name in teacher], paths))
-    say(f"logits of {len(paths)} clips in {out}")
+    say(f"logits of {counted(len(paths), 'clip')} in {out}")
 
 
 def distill_tags(
@@ -162,7 +165,8 @@ def distill_tags(
     task = TagDistillation(model, material, DistillConfig(batch=batch, seed=seed), beside)
     # 8 of 200 epochs warm-up, 72 plateau, 95 ramp-down, 25 at 1 %.
     network = model.spec.network
-    schedule = Schedule(steps, rate or peak_rate(network, 2e-3), 0.04, 0.36, 0.475)
+    peak = peak_rate(network, 2e-3) if rate is None else rate
+    schedule = Schedule(steps, peak, 0.04, 0.36, 0.475)
     config = TrainConfig(
         schedule, seed, device=chosen_device(device), temperature=annealing(network)
     )
@@ -194,7 +198,7 @@ def finetune(
     train, test = open_dataset(data, layout).split(test_fold)
     place = chosen_device(device)
     base = AudioEmbedder.load(model, weights, device=place)
-    peak = rate or peak_rate(base.spec.network, 1e-3)
+    peak = peak_rate(base.spec.network, 1e-3) if rate is None else rate
     config = FinetuneConfig(epochs, peak, batch, seconds, seed)
     task = Finetune(base, train, test, config)
     count = len(train.examples)
@@ -232,7 +236,8 @@ def probe(
     if test is not None:
         vectors = embed(embedder, test.waves(embedder.sample_rate))
         report(score(fitted.logits(vectors), test.targets(), test.multi_label))
-    say(f"{len(train.labels)} labels from {len(train.examples)} clips in {out}")
+    labels = counted(len(train.labels), "label")
+    say(f"{labels} from {counted(len(train.examples), 'clip')} in {out}")
 
 
 def card(

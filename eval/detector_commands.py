@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedder.cli.report import counted
 from embedder.errors import BadRequest
 from eval.commands import Device, Layout, Out, Seed, Weights
 from eval.console import chosen_device, report, run, say
@@ -26,7 +27,7 @@ def mixtures(
     from eval.strong import write_mixtures
 
     annotations = write_mixtures(audio, out, folds, count, seed)
-    say(f"{count} mixtures in {out}, annotated in {annotations}")
+    say(f"{counted(count, 'mixture')} in {out}, annotated in {annotations}")
 
 
 def pseudo(
@@ -41,7 +42,7 @@ def pseudo(
 
     paths = [Path(path) for path in find_audio(map(str, audio))]
     done = list(write_pseudo(out, [AudioEmbedder.load(name) for name in teacher], paths))
-    say(f"pseudo-labels of {len(done)} clips in {out}")
+    say(f"pseudo-labels of {counted(len(done), 'clip')} in {out}")
 
 
 def detector(

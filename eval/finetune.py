@@ -142,7 +142,7 @@ def label_loss(logits: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
 def predict(embedder: AudioEmbedder, waves: Waves) -> NDArray[np.float32]:
     """Logits of whole clips, each alone, as the service would: [N, C]."""
     rows = [
-        embedder.features(waves[index], ["logits"])["logits"][0].cpu()
+        embedder.features(waves[index], taps=["logits"])["logits"][0].cpu()
         for index in range(len(waves))
     ]
     return np.asarray(torch.stack(rows).numpy())

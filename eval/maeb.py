@@ -13,7 +13,6 @@ Axes: N clips, D values.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -73,7 +72,8 @@ class MaebEncoder:
         for batch in inputs:
             if "audio" not in batch:
                 raise BadRequest("the task has no audio; this model embeds nothing else")
-            found.append(self._batch([self._samples(item) for item in batch["audio"]]))
+            clips = [self._samples(item) for item in batch["audio"]]
+            found.append(self.model.scene(clips).cpu())
         embeddings: Samples = torch.cat(found).numpy()
         return embeddings
 
@@ -120,16 +120,6 @@ class MaebEncoder:
         if samples.ndim > 1:
             samples = samples.mean(0)
         return resample(samples, int(item["sampling_rate"]), self.model.sample_rate)
-
-    def _batch(self, clips: Sequence[Samples]) -> Tensor:
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for index, clip in enumerate(clips):
-            by_length[clip.size].append(index)
-        vectors = torch.empty(len(clips), self.model.scene_embedding_size)
-        for indices in by_length.values():
-            together = torch.from_numpy(np.stack([clips[index] for index in indices]))
-            vectors[indices] = self.model.scene(together).cpu()
-        return vectors
 
 
 def _unit(embeddings: Any) -> Tensor:

@@ -60,7 +60,7 @@ def embed(embedder: AudioEmbedder, waves: Waves, taps: Sequence[str] | None = No
     """Scene embeddings of whole clips, each alone: [N, D]."""
     chosen = tuple(taps or embedder.taps)
     rows = [
-        embedder.join(embedder.features(waves[index], chosen), chosen)[0].cpu()
+        embedder.join(embedder.features(waves[index], taps=chosen), chosen)[0].cpu()
         for index in range(len(waves))
     ]
     return np.asarray(torch.stack(rows).numpy())

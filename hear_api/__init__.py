@@ -71,7 +71,9 @@ def load_model(
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     """Audio [n_sounds, n_samples] in [-1, 1] -> float32 [n_sounds, scene_embedding_size]."""
     windows = model.windows
-    return model.embedder.scene(audio, windows.scene_window_ms, windows.scene_hop_ms)
+    return model.embedder.scene(
+        audio, window_ms=windows.scene_window_ms, hop_ms=windows.scene_hop_ms
+    )
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
@@ -84,7 +86,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
     """
     windows = model.windows
     vectors, ms = model.embedder.timestamps(
-        audio, windows.timestamp_window_ms, windows.timestamp_hop_ms
+        audio, window_ms=windows.timestamp_window_ms, hop_ms=windows.timestamp_hop_ms
     )
     return vectors, ms.float()
 

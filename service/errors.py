@@ -235,8 +235,9 @@ def openai_error(
     kind = "server_error" if status >= 500 else "invalid_request_error"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         kind = "rate_limit_error"
-    param = errors[0]["where"].removeprefix("body").removeprefix(".") if errors else ""
-    return {"error": {"message": detail, "type": kind, "param": param or None, "code": code}}
+    _, *path = errors[0]["where"].split(".") if errors else [""]
+    param = path[0] if path else None
+    return {"error": {"message": detail, "type": kind, "param": param, "code": code}}
 
 
 async def on_embedder_error(_: Request, error: Exception) -> Response:

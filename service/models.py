@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,14 +15,13 @@ import torch
 from torch import Tensor
 
 from embedder.errors import UnknownModel
+from embedder.identity import identity as identify
 from embedder.model import TAGS, AudioEmbedder
 from embedder.zoo import ModelSpec, lookup
 from service.batching import Batcher, BatchLimits
 from service.flights import Flights
 from service.settings import Settings
 
-# Raise when a model's numbers change for the same weights and engine.
-NUMERICS_VERSION: Final = 1
 _CPU_BATCH_SECONDS: Final = 80.0  # eight clips of 10 s are fastest; caches overflow beyond
 _GPU_BATCH_SECONDS: Final = 320.0
 _CPU_IN_FLIGHT: Final = 2  # log-mels and the last clips of one leave cores to the other
@@ -205,11 +202,8 @@ class Models:
 
 
 def identity(model: WindowModel) -> tuple[str, ...]:
-    """All that decides a model's numbers. Random weights have no hash: they are like no other."""
-    weights = model.weights_sha256 or f"random {secrets.token_hex(16)}"
-    front_end = json.dumps(asdict(model.spec.mel), sort_keys=True)
-    network = repr(model.spec.network)
-    return (model.name, weights, front_end, network, model.engine, str(NUMERICS_VERSION))
+    """All that decides a model's numbers, for the keys of a cache."""
+    return tuple(identify(model).values())
 
 
 def _served_name(source: str) -> str:

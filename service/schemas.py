@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+_SHOWN: Final = 40  # characters of an unknown name that a message repeats
+
 Kind = Literal["scene", "timestamps"]
+Name = Annotated[str, Field(max_length=256)]  # as long as a file's
+_MAX_TAPS: Final = 10_000  # characters
 
 
 class Options(BaseModel):
@@ -22,16 +26,19 @@ class Options(BaseModel):
         names = list(cls.model_fields)
         unknown = [name for name in given if name not in names] if isinstance(given, dict) else []
         if unknown:
-            near = get_close_matches(unknown[0].lower(), names, cutoff=0.5)
+            name = unknown[0][:_SHOWN]  # comparing takes as long as a name is
+            near = get_close_matches(name.lower(), names, cutoff=0.5)
             raise PydanticCustomError(
                 "unknown_option",
                 "no option {name}; choose from {choices}",
-                {"name": repr(unknown[0][:40]), "choices": ", ".join(near or names)},
+                {"name": repr(name), "choices": ", ".join(near or names)},
             )
         return given
 
 
 def _as_list(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise PydanticCustomError("strings", "must be a string, or a list of strings")
     return [value] if isinstance(value, str) else value
 
 
@@ -50,7 +57,7 @@ Strings = Annotated[
 class AudioQuery(Options):
     """Options of every request with audio."""
 
-    model: str | None = Field(default=None, description="One of /v1/models; without: the default.")
+    model: Name | None = Field(default=None, description="One of /v1/models; without: the default.")
     window_ms: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     hop_ms: float | None = Field(default=None, ge=1, allow_inf_nan=False)
 
@@ -60,6 +67,7 @@ class TimestampsQuery(AudioQuery):
 
     taps: str | None = Field(
         default=None,
+        max_length=_MAX_TAPS,
         description="Features to join, in this order.",
         examples=["mel,b5,b11,b13,b15"],
     )
@@ -83,7 +91,7 @@ class TagsQuery(AudioQuery):
 class EventsQuery(Options):
     """Options of /events."""
 
-    model: str | None = Field(default=None, description="One of /v1/models that finds events.")
+    model: Name | None = Field(default=None, description="One of /v1/models that finds events.")
     threshold: float = Field(default=0.5, gt=0, le=1, description="A label sounds from here on.")
     median: int = Field(default=9, ge=1, le=999, description="Frames of the filter, odd.")
     min_duration_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
@@ -184,7 +192,7 @@ class OpenAIError(BaseModel):
 class EmbeddingsRequest(Options):
     """OpenAI's request, with audio as base64 or data URI where text would be."""
 
-    model: str | None = Field(default=None, examples=["mn04_as"])
+    model: Name | None = Field(default=None, examples=["mn04_as"])
     input: Strings
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
@@ -196,6 +204,15 @@ class EmbeddingsRequest(Options):
         examples=["mel,b5,b11,b13,b15", ["mel", "b5"]],
     )
     user: str | None = None
+
+    @field_validator("taps")
+    @classmethod
+    def _short(cls, taps: list[str] | None) -> list[str] | None:
+        if taps is not None and sum(map(len, taps)) > _MAX_TAPS:
+            raise PydanticCustomError(
+                "too_long", "must have at most {n} characters", {"n": _MAX_TAPS}
+            )
+        return taps
 
 
 class Embedding(BaseModel):

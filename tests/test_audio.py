@@ -373,6 +373,16 @@ def test_what_is_no_source_is_refused() -> None:
             load_audio(source, RATE)  # type: ignore[arg-type]
 
 
+def test_a_url_and_a_closed_file_say_what_to_do() -> None:
+    for url in ("https://example.org/a.wav", "S3://bucket/a.wav", "file:///tmp/a.wav"):
+        with pytest.raises(BadAudio, match="is a URL, and none is fetched; download it"):
+            load_audio(url, RATE)
+    closed = io.BytesIO(wav(sine(0.1, RATE), RATE))
+    closed.close()
+    with pytest.raises(BadRequest, match="is closed; open it"):
+        load_audio(closed, RATE)
+
+
 def test_a_file_that_cannot_be_read_is_an_error_not_an_end() -> None:
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:

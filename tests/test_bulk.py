@@ -64,7 +64,9 @@ def test_window_and_hop_are_passed_on(model: AudioEmbedder, tmp_path: Path) -> N
     [file] = write_noises(tmp_path, [3.0])
     run(model, [file], tmp_path / "a.parquet", BulkOptions(window_ms=1000, hop_ms=500, workers=0))
     ours = rows(tmp_path / "a.parquet")[0]["embedding"]
-    assert np.allclose(ours, model.scene(load_audio(file, RATE), 1000, 500)[0], rtol=1e-4)
+    assert np.allclose(
+        ours, model.scene(load_audio(file, RATE), window_ms=1000, hop_ms=500)[0], rtol=1e-4
+    )
     assert not np.allclose(ours, model.scene(load_audio(file, RATE))[0], rtol=1e-4)
     with pytest.raises(BadRequest, match="hop_ms"):
         run(model, [file], tmp_path / "b.parquet", BulkOptions(hop_ms=1e9))
@@ -172,8 +174,8 @@ def test_every_format_holds_the_same(
     assert np.array_equal(read, vectors, equal_nan=True)
     with (tmp_path / "out.csv").open(newline="") as file:
         header, *lines_csv = csv.reader(file)
-    assert header[:4] == ["path", where, "error", "e0"]
-    read = np.array([[value or "nan" for value in line[3:]] for line in lines_csv], np.float32)
+    assert header[:7] == ["path", where, "error", "note", "bytes", "modified", "e0"]
+    read = np.array([[value or "nan" for value in line[6:]] for line in lines_csv], np.float32)
     assert np.array_equal(read, vectors, equal_nan=True)
     assert [line[:1] + line[2:3] for line in lines_csv] == [
         [row["path"], row["error"] or ""] for row in table

@@ -205,8 +205,9 @@ def test_sigkill_loses_and_duplicates_nothing(model: AudioEmbedder, tmp_path: Pa
 @pytest.mark.parametrize("n_parts", [0, 2])
 def test_ctrl_c_of_a_terminal_is_quiet(model: AudioEmbedder, tmp_path: Path, n_parts: int) -> None:
     weights = write_weights(model, tmp_path / "weights.pt")
-    files, output = write_noises(tmp_path, [0.1] * 40), tmp_path / "out.parquet"
-    job = start_job(["embed", str(tmp_path), "-o", str(output), "--weights", str(weights)])
+    sounds, output = tmp_path / "sounds", tmp_path / "out.parquet"
+    files = write_noises(sounds, [0.1] * 40)
+    job = start_job(["embed", str(sounds), "-o", str(output), "--weights", str(weights)])
     folder = parts.parts_folder(output)
     while not job.children() or len(list(folder.glob("*.parquet"))) < n_parts:
         assert job.poll() is None

@@ -99,12 +99,12 @@ def test_tags_as_json_and_to_a_file(
 def test_embed_writes_a_table_and_reports_failures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_noises(tmp_path, [0.2, 0.2])
-    output = tmp_path / "out.parquet"
-    assert main(["embed", str(tmp_path), "-o", str(output)]) == 0
+    sounds, output = tmp_path / "sounds", tmp_path / "out.parquet"
+    write_noises(sounds, [0.2, 0.2])
+    assert main(["embed", str(sounds), "-o", str(output)]) == 0
     assert capsys.readouterr() == ("", "")
     assert [row["error"] for row in rows(output)] == [None, None]
-    arguments = ["embed", str(tmp_path), "/missing.wav", "-o", str(output)]
+    arguments = ["embed", str(sounds), "/missing.wav", "-o", str(output)]
     assert main(arguments) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 1

@@ -201,7 +201,7 @@ def test_json_reads_back() -> None:
     assert json.loads(document("json")) == []
     found = json.loads(document("json", Recording("a", 3, HEARD), Recording("c", 0, (), "why")))
     assert [event["label"] for event in found[0]["events"]] == ["Dog", ODD]
-    assert found[1] == {"path": "c", "seconds": 0, "events": [], "error": "why"}
+    assert found[1] == {"path": "c", "seconds": 0, "events": [], "error": "why", "note": None}
 
 
 def test_audacity_labels_have_three_fields() -> None:

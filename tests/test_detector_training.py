@@ -299,7 +299,7 @@ def test_a_detector_learns_tones_and_its_checkpoint_finds_them(tmp_path: Path) -
     ours, theirs = (m.frame_probabilities(wave).values for m in (served, task.embedder))
     assert torch.allclose(ours, theirs, atol=1e-6)
     threshold = float(ours.median()) + 1e-4
-    both = [model.events(wave, threshold)[0] for model in (served, task.embedder)]
+    both = [model.events(wave, threshold=threshold)[0] for model in (served, task.embedder)]
     spans = [[(event.label, event.onset_s, event.offset_s) for event in found] for found in both]
     assert spans[0] == spans[1] != []
 

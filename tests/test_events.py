@@ -194,10 +194,10 @@ def test_alone_batched_and_streamed_agree(model: AudioEmbedder) -> None:
     joined = torch.cat([part.values for part in streamed], 1)
     assert float((joined - batched).abs().max()) <= 1e-5
     assert torch.cat([part.ms for part in streamed], 1).equal(model.frame_probabilities(waves).ms)
-    events = model.events(waves, 0.6, median=5, merge_gap_ms=80)
+    events = model.events(waves, threshold=0.6, median=5, merge_gap_ms=80)
     assert sum(map(len, events)) > 100
     blocks = torch.split(waves, 50_001, 1)
-    again = model.events_stream(blocks, 0.6, median=5, merge_gap_ms=80)
+    again = model.events_stream(blocks, threshold=0.6, median=5, merge_gap_ms=80)
     spans = [[(e.label, e.onset_s, e.offset_s) for e in clip] for clip in events]
     assert spans == [[(e.label, e.onset_s, e.offset_s) for e in clip] for clip in again]
 

@@ -112,7 +112,7 @@ def test_files_compute_what_the_model_does(
     found = run(path, wave)
     assert_close(found["embedding"], model.scene(wave))
     assert_close(found["probabilities"], model.tags(wave))
-    assert_close(found["logits"], model.features(wave, ["logits"])["logits"])
+    assert_close(found["logits"], model.features(wave, taps=["logits"])["logits"])
     if not model.name.startswith("fmn"):
         assert "frame_probabilities" not in found
     elif seconds == 10.0:  # a whole chunk of the detector's

@@ -11,7 +11,7 @@ import torch
 
 import hear_api
 from embedder import AudioEmbedder
-from embedder.errors import UnknownModel, UnknownTap
+from embedder.errors import BadAudio, UnknownModel, UnknownTap
 from hear_api import HearModel
 from tests.shared import SHARED, needs_shared
 from tests.tensors import waves
@@ -92,6 +92,14 @@ def test_unknown_options_are_refused(weights: str) -> None:
         hear_api.load_model(weights, name="mn01_as", taps=["b17"])
     with pytest.raises(TypeError, match="colour"):
         hear_api.load_model(weights, colour="red")  # type: ignore[call-arg]
+
+
+def test_what_is_no_batch_of_sounds_is_refused(model: HearModel) -> None:
+    for embed in (hear_api.get_scene_embeddings, hear_api.get_timestamp_embeddings):
+        with pytest.raises(BadAudio, match="mono"):
+            embed(torch.zeros(2, 2, 100), model)
+        with pytest.raises(BadAudio, match=r"x.mean\(1\)"):
+            embed(torch.zeros(1_000, 2), model)
 
 
 def test_importing_stays_light() -> None:

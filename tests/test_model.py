@@ -60,7 +60,7 @@ def test_taps_come_in_the_callers_order(model: AudioEmbedder) -> None:
 def test_a_tap_alone_is_as_among_all(model: AudioEmbedder, tap: str) -> None:
     """Alone, a block's mean is taken without making its map."""
     clip = noise(RATE, clips=2)
-    alone, among = model.features(clip, [tap])[tap], model.features(clip)[tap]
+    alone, among = model.features(clip, taps=[tap])[tap], model.features(clip)[tap]
     assert distance(alone, among) <= 1e-6
 
 

@@ -73,6 +73,8 @@ def test_openai_clients_get_what_they_expect(client: httpx.Client, model: AudioE
         ({"input": [PLAIN, 1, 2]}, 422, "invalid_request"),
         ({"input": [[1, 2]]}, 422, "invalid_request"),
         ({"input": PLAIN, "taps": []}, 422, "invalid_request"),
+        ({"input": PLAIN, "taps": ["t" * 99_999]}, 422, "invalid_request"),
+        ({"input": PLAIN, "taps": {"mel": 1}}, 422, "invalid_request"),
         ({"input": PLAIN, "dimension": 3}, 422, "invalid_request"),
         ({"inputs": PLAIN}, 422, "invalid_request"),
         ([PLAIN], 422, "invalid_request"),
@@ -123,6 +125,8 @@ def test_errors_of_every_layer_have_the_form(client: httpx.Client) -> None:
 def test_the_option_at_fault_is_named(client: httpx.Client) -> None:
     response = client.post("/v1/embeddings", json={"input": PLAIN, "encoding_format": "hex"})
     assert response.json()["error"]["param"] == "encoding_format"
+    listed = client.post("/v1/embeddings", json={"input": [PLAIN, 1]})
+    assert listed.json()["error"]["param"] == "input"
     near = client.post("/v1/embeddings", json={"input": PLAIN, "dimension": 3})
     assert "choose from dimensions" in assert_error(near, 422, "invalid_request")
 
@@ -162,3 +166,20 @@ def test_of_many_wrong_values_the_first_is_told(client: httpx.Client) -> None:
     response = client.post("/v1/embeddings", json={"input": [1] * 32})
     assert_error(response, 422, "invalid_request")
     assert len(response.content) < 400
+
+
+@pytest.mark.parametrize("request_body", [{"n" * 100_000: 1}, {"input": PLAIN, "model": "m" * 300}])
+def test_long_names_are_not_compared(
+    client: httpx.Client, request_body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+
+    def near(name: str, *_: Any, **__: Any) -> list[str]:
+        compared.append(len(name))
+        return []
+
+    monkeypatch.setattr("service.schemas.get_close_matches", near)
+    monkeypatch.setattr("embedder.errors.get_close_matches", near)
+    response = client.post("/v1/embeddings", json=request_body)
+    assert len(assert_error(response, 422, "invalid_request")) < 300
+    assert all(length <= 40 for length in compared)

@@ -60,7 +60,7 @@ def test_timestamps_give_pythons_numbers_and_milliseconds(
 ) -> None:
     options = {"kind": "timestamps", "window_ms": window_ms, "hop_ms": hop_ms}
     body = client.post("/embed", params=options, content=CLIP).json()
-    vectors, ms = model.timestamps(audio(), window_ms, hop_ms)
+    vectors, ms = model.timestamps(audio(), window_ms=window_ms, hop_ms=hop_ms)
     close(body["embedding"], vectors[0])
     assert body["timestamps_ms"] == ms[0].tolist()
     assert (body["window_ms"], body["hop_ms"]) == (window_ms, hop_ms)
@@ -104,7 +104,7 @@ def test_tags_of_every_window(client: httpx.Client, model: AudioEmbedder) -> Non
 
 def test_chosen_taps_in_the_callers_order(client: httpx.Client, model: AudioEmbedder) -> None:
     body = client.post("/embed?taps=clf1,mel", content=CLIP).json()
-    found = model.features(audio(), ["clf1", "mel"])
+    found = model.features(audio(), taps=["clf1", "mel"])
     close(body["embedding"], model.join(found, ["clf1", "mel"])[0])
     unknown = client.post("/embed?taps=mel,nose", content=CLIP)
     assert (unknown.status_code, unknown.json()["code"]) == (400, "unknown_tap")
@@ -267,5 +267,32 @@ def test_the_schema_names_every_route_and_error(client: httpx.Client) -> None:
         "audio/*",
         "application/octet-stream",
     }
+    for path, form, media_type in (
+        ("/embed", "Problem", "application/problem+json"),
+        ("/v1/embeddings", "OpenAIError", "application/json"),
+    ):
+        for status, answer in schema["paths"][path]["post"]["responses"].items():
+            if status != "200":
+                reference = {"$ref": f"#/components/schemas/{form}"}
+                assert answer["content"] == {media_type: {"schema": reference}}
+        assert form in schema["components"]["schemas"]
+    body = schema["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]
+    name = body["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert "dimensions" in schema["components"]["schemas"][name]["properties"]
     names = {parameter["name"] for parameter in embed["parameters"]}
     assert names == {"kind", "model", "window_ms", "hop_ms", "taps"}
+
+
+def test_the_schema_asks_for_a_key_where_the_server_does(model: AudioEmbedder) -> None:
+    open_schema, locked_schema = (
+        create_app(settings(**changes), {"mn01_as": model}).openapi()
+        for changes in ({}, {"api_keys": ("open", "sesame")})
+    )
+    assert "securitySchemes" not in open_schema["components"]
+    assert locked_schema["components"]["securitySchemes"]["APIKey"]["scheme"] == "bearer"
+    locked = {
+        path
+        for path, methods in locked_schema["paths"].items()
+        if all("security" in operation for operation in methods.values())
+    }
+    assert locked == set(locked_schema["paths"]) - {"/livez", "/readyz", "/metrics"}

@@ -85,7 +85,17 @@ def test_probabilities_as_npy_and_npz(client: httpx.Client, model: AudioEmbedder
 def test_a_model_without_frames_names_those_with(client: httpx.Client) -> None:
     response = client.post("/events?model=fake", content=sound(0.1))
     assert (response.status_code, response.json()["code"]) == (400, "bad_request")
-    assert NAME in response.json()["detail"]
+    assert f"choose one of {NAME}" in response.json()["detail"]
+    assert "fmn" not in response.json()["detail"].replace(NAME, "")
+
+
+def test_a_server_without_such_models_says_how_to_serve_one() -> None:
+    models = {"fake": FakeModel(), "other": FakeModel()}
+    with live(create_app(settings(), models)) as port, client_of(port) as client:
+        for query in ("", "?model=other"):
+            response = client.post(f"/events{query}", content=sound(0.1))
+            assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+            assert "EMBEDDER_MODELS=fmn" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(

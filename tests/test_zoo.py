@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import pytest
 
+from embedder.described import spec_from_json, spec_to_json
 from embedder.errors import UnknownModel
 from embedder.model import AudioEmbedder
-from embedder.zoo import MODELS, lookup, spec_from_json, spec_to_json
+from embedder.zoo import MODELS, lookup
 
 # Every MN that was released (EfficientAT, tag v0.0.1), by checkpoint.
 PUBLISHED_MN = """\

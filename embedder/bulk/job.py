@@ -4,14 +4,15 @@
                                └─ long ones as a stream ────────────────┘
 
 Finished rows go into parts, OUTPUT.parts/*.parquet, each of which appears whole or not at all.
-A job that was killed goes on with the files that no part has; the last step makes the table of
-the parts and moves it into place. So no row is lost or there twice, whenever the end comes.
+A job that was killed goes on with the files that no part has, or that have changed since; the last
+step makes the table of the parts and moves it into place. So no row is lost or there twice,
+whenever the end comes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -20,15 +21,17 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from torch import Tensor
 
 from embedder import __version__
 from embedder.audio import Samples
-from embedder.bulk.inputs import printable
+from embedder.bulk.inputs import Stamp, printable
 from embedder.bulk.parts import Existing, OpenPart, Parts
-from embedder.bulk.prefetch import decode_ahead
-from embedder.bulk.tables import ROW_GROUP_BYTES, RowFormat
+from embedder.bulk.prefetch import Blocks, decode_ahead
+from embedder.bulk.tables import ROW_GROUP_BYTES, RowFormat, noted
 from embedder.errors import EmbedderError
+from embedder.identity import identity
 from embedder.model import AudioEmbedder
 from embedder.windows import (
     BATCH_SAMPLES,
@@ -47,6 +50,7 @@ PART_SECONDS: Final = 20.0
 WAITING_SAMPLES: Final = 4 * BATCH_SAMPLES  # in clips of different lengths
 
 OnFile: TypeAlias = Callable[[str, str | None], None]
+OnNote: TypeAlias = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ class BulkOptions:
         window, hop = SCENE_WINDOW_MS, SCENE_HOP_MS
         if self.timestamps:
             window, hop = TIMESTAMP_WINDOW_MS, TIMESTAMP_HOP_MS
-        return self.window_ms or window, self.hop_ms or hop
+        window = window if self.window_ms is None else self.window_ms
+        return window, hop if self.hop_ms is None else self.hop_ms
 
 
 def row_format(model: AudioEmbedder, options: BulkOptions) -> RowFormat:
@@ -72,13 +77,12 @@ def row_format(model: AudioEmbedder, options: BulkOptions) -> RowFormat:
     window_ms, hop_ms = options.windows
     about = {
         "kind": "timestamps" if options.timestamps else "scene",
-        "model": model.name,
-        "weights_sha256": model.weights_sha256,
         "taps": list(model.taps),
         "window_ms": window_ms,
         "hop_ms": hop_ms,
         "sample_rate": model.sample_rate,
         "version": __version__,
+        **identity(model),
     }
     return RowFormat(about, model.scene_embedding_size, options.timestamps)
 
@@ -90,11 +94,15 @@ def embed_files(
     options: BulkOptions,
     on_file: OnFile,
     existing: Existing = "refuse",
+    name_of: Callable[[str], str] = printable,
+    on_note: OnNote = lambda *_: None,
 ) -> None:
     """Embed files into the table `output`.
 
-    A file whose audio is at fault fails alone, as a row. `on_file` hears of each once it is
-    done, with its error if it failed; with `existing="resume"` first of those done before.
+    A file whose audio is at fault fails alone, as a row. `on_file` is told of each once it is
+    done, with its error if it failed; with `existing="resume"` first of those done before, unless
+    they have changed since: these are embedded anew. `on_note` is told what is missing of files
+    that did not fail. `name_of` gives what the table calls a path.
     Whatever ends this early, even SIGKILL, the finished parts are there to resume.
 
     Raises
@@ -104,13 +112,20 @@ def embed_files(
     make_plan = timestamp_plan if options.timestamps else scene_plan
     make_plan(model.sample_rate, *options.windows)  # refuses windows that make no sense
     with closing(Parts(output, row_format(model, options), existing)) as parts:
-        names = {path: printable(path) for path in paths}
+        names = {path: name_of(path) for path in paths}
+        stamps = {name: Stamp.of(path) for path, name in names.items()}
+        parts.forget({name for name in parts.done if _changed(parts, name, stamps.get(name))})
         for name in names.values():
             if name in parts.done:
                 on_file(name, parts.done[name])
-        job = _Job(model, parts, options, on_file)
+        job = _Job(model, parts, options, stamps, on_file, on_note)
         job.run([(path, name) for path, name in names.items() if name not in parts.done])
         parts.finish()
+
+
+def _changed(parts: Parts, name: str, now: Stamp | None) -> bool:
+    """Whether a finished file is another one now; one that has gone since stays finished."""
+    return now is not None and now != parts.stamps[name] and now.bytes is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +135,28 @@ class _Clip:
     index: int
     path: str
     samples: Samples
+    note: str | None
 
 
 class _Job:
     """What is between decoded files and parts: clips that wait, and rows not yet saved."""
 
     def __init__(
-        self, model: AudioEmbedder, parts: Parts, options: BulkOptions, on_file: OnFile
+        self,
+        model: AudioEmbedder,
+        parts: Parts,
+        options: BulkOptions,
+        stamps: Mapping[str, Stamp],
+        on_file: OnFile,
+        on_note: OnNote,
     ) -> None:
         self._model = model
         self._parts = parts
         self._options = options
+        self._window_ms, self._hop_ms = options.windows
+        self._stamps = stamps
         self._on_file = on_file
+        self._on_note = on_note
         self._waiting: dict[int, list[_Clip]] = {}  # by length in samples
         self._rows: dict[int, list[pa.Table]] = {}  # by the file's place among all
         self._row_bytes = 0
@@ -149,7 +174,7 @@ class _Job:
             finally:
                 self._save()  # whatever happened, these rows are finished
 
-    def _take(self, index: int, path: str, blocks: Iterator[Samples]) -> None:
+    def _take(self, index: int, path: str, blocks: Blocks) -> None:
         """Embed one file, at once or when enough of its length have come."""
         try:
             if self._options.timestamps:
@@ -184,22 +209,24 @@ class _Job:
         self._rows, self._row_bytes = {}, 0
         self._saved = time.monotonic()
 
-    def _scene(self, index: int, path: str, blocks: Iterator[Samples]) -> None:
+    def _scene(self, index: int, path: str, blocks: Blocks) -> None:
         first, second = next(blocks), next(blocks, None)
         if second is not None:
             counted = _Counted(chain((first, second), blocks))
-            vector = self._model.scene_stream(counted, *self._options.windows)
-            self._finish_scene(index, path, counted.samples, vector)
+            vector = self._model.scene_stream(
+                counted, window_ms=self._window_ms, hop_ms=self._hop_ms
+            )
+            self._finish_scene(index, path, counted.samples, vector, blocks.note)
             return
         clips = self._waiting.setdefault(first.size, [])
-        clips.append(_Clip(index, path, first))
+        clips.append(_Clip(index, path, first, blocks.note))
         if len(clips) * first.size >= BATCH_SAMPLES:
             self._scene_batch(self._waiting.pop(first.size))
 
     def _scene_batch(self, clips: Sequence[_Clip]) -> None:
         waves = np.stack([clip.samples for clip in clips])
         try:
-            vectors = self._model.scene(waves, *self._options.windows)
+            vectors = self._model.scene(waves, window_ms=self._window_ms, hop_ms=self._hop_ms)
         except EmbedderError as error:
             if len(clips) == 1:
                 self._fail(clips[0].index, clips[0].path, error)
@@ -208,42 +235,52 @@ class _Job:
                     self._scene_batch([clip])
             return
         for clip, vector in zip(clips, vectors[:, None], strict=True):
-            self._finish_scene(clip.index, clip.path, clip.samples.size, vector)
+            self._finish_scene(clip.index, clip.path, clip.samples.size, vector, clip.note)
 
-    def _finish_scene(self, index: int, path: str, samples: int, vector: Tensor) -> None:
+    def _finish_scene(
+        self, index: int, path: str, samples: int, vector: Tensor, note: str | None
+    ) -> None:
         seconds = np.array([samples / self._model.sample_rate])
-        self._finish(index, path, [self._parts.format.rows(path, seconds, vector.cpu().numpy())])
+        self._finish(index, path, [self._rows_of(path, seconds, vector)], note)
 
-    def _timestamps(self, index: int, path: str, blocks: Iterator[Samples]) -> None:
+    def _rows_of(self, path: str, where: NDArray[np.float64], vectors: Tensor) -> pa.Table:
+        values = vectors.cpu().numpy()
+        return self._parts.format.rows(path, self._stamps[path], where, values)
+
+    def _timestamps(self, index: int, path: str, blocks: Blocks) -> None:
         """Rows of a short file are kept; those of a long one go to a part of its own."""
         part: OpenPart | None = None
         rows: list[pa.Table] = []
         try:
-            for vectors, ms in self._model.timestamps_stream(blocks, *self._options.windows):
-                moments, values = ms[0].cpu().numpy(), vectors[0].cpu().numpy()
-                rows.append(self._parts.format.rows(path, moments, values))
+            for vectors, ms in self._model.timestamps_stream(
+                blocks, window_ms=self._window_ms, hop_ms=self._hop_ms
+            ):
                 if _size(rows) >= PART_BYTES:
                     if part is None:
                         self._save()
                         part = self._parts.new()
                     part.write(rows)
                     rows = []
+                rows.append(self._rows_of(path, ms[0].cpu().numpy(), vectors[0]))
             if part is not None:
-                part.write(rows)
+                part.write([*rows[:-1], noted(rows[-1], blocks.note)])
                 part.close()
                 rows = []
         finally:
             if part is not None:
                 part.discard()
-        self._finish(index, path, rows)
+        self._finish(index, path, rows, blocks.note)
 
-    def _finish(self, index: int, path: str, rows: list[pa.Table]) -> None:
+    def _finish(self, index: int, path: str, rows: list[pa.Table], note: str | None) -> None:
+        if note is not None:
+            rows = [*rows[:-1], *(noted(last, note) for last in rows[-1:])]
+            self._on_note(path, note)
         self._keep(index, rows)
         self._on_file(path, None)
 
     def _fail(self, index: int, path: str, error: EmbedderError) -> None:
         reason = " ".join(str(error).split())
-        self._keep(index, [self._parts.format.failure(path, reason)])
+        self._keep(index, [self._parts.format.failure(path, self._stamps[path], reason)])
         self._on_file(path, reason)
 
     def _keep(self, index: int, rows: list[pa.Table]) -> None:

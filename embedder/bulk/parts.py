@@ -14,12 +14,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from embedder.bulk.inputs import Stamp
 from embedder.bulk.tables import WRITERS, RowFormat, batches, parquet_writer, read_about
 from embedder.errors import BadRequest
 
@@ -29,6 +32,8 @@ if sys.platform != "win32":
 Existing = Literal["refuse", "resume", "overwrite"]
 
 _ABOUT: Final = "about.json"
+# Options that decide what must not change; what `about` says is not always what they say.
+_CHOSEN_BY: Final = {"engine": "--runtime and --device", "weights_sha256": "--weights"}
 
 
 def parts_folder(output: Path) -> Path:
@@ -79,7 +84,10 @@ class OpenPart:
 
 
 class Parts:
-    """The finished rows of a job. `done` has each finished file, with its error if it failed."""
+    """The finished rows of a job.
+
+    `done` has each finished file, with its error if it failed; `stamps` has what it was like.
+    """
 
     def __init__(self, output: Path, rows: RowFormat, existing: Existing = "refuse") -> None:
         check_output(output, existing)
@@ -95,7 +103,9 @@ class Parts:
                 self._check_same(json.loads(self._about.read_text("utf-8")))
             else:
                 self._begin(extend=existing == "resume" and output.exists())
-            self.done = self._read_done()
+            self.done: dict[str, str | None] = {}
+            self.stamps: dict[str, Stamp] = {}
+            self._read_done()
         except BaseException:
             self.close()
             raise
@@ -105,6 +115,23 @@ class Parts:
         last = max((int(path.stem) for path in self._files()), default=-1)
         target = self._folder / f"{last + 1:08d}.parquet"
         return OpenPart(target, self._unfinished, self.format.schema)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Drop the rows of these files, which have changed."""
+        for name in names:
+            del self.done[name], self.stamps[name]
+        for path in self._files() if names else ():
+            schema = pq.read_schema(path)
+            kept = OpenPart(path, self._unfinished, schema)
+            changed = False
+            for table in batches([path]):
+                others = table.filter(pc.invert(pc.is_in(table["path"], pa.array(list(names)))))
+                changed = changed or len(others) < len(table)
+                kept.write([others])
+            if changed:
+                kept.close()
+            else:
+                kept.discard()
 
     def finish(self) -> None:
         """Make the output of all parts, and remove them."""
@@ -137,16 +164,15 @@ class Parts:
             if before.get(key) != value:
                 raise BadRequest(
                     f"{self._output} was begun with {key} {before.get(key)!r}, not {value!r}; "
-                    "resume with the same options, or --overwrite"
+                    f"resume with the same {_CHOSEN_BY.get(key, 'options')}, or --overwrite"
                 )
 
-    def _read_done(self) -> dict[str, str | None]:
-        done: dict[str, str | None] = {}
-        for table in batches(self._files(), ["path", "error"]):
-            done.update(dict.fromkeys(table["path"].unique().to_pylist()))
-            failed = table.filter(table["error"].is_valid())
-            done.update(zip(*(failed[name].to_pylist() for name in ("path", "error")), strict=True))
-        return done
+    def _read_done(self) -> None:
+        columns = ["path", "error", "bytes", "modified"]
+        for table in batches(self._files(), columns):
+            for row in table.group_by(columns).aggregate([]).to_pylist():
+                self.done[row["path"]] = row["error"]
+                self.stamps[row["path"]] = Stamp(row["bytes"], row["modified"])
 
 
 def _locked(path: Path, output: Path) -> BinaryIO:

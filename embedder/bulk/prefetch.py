@@ -11,7 +11,7 @@ alone: the lane starts another. Workers import `embedder.audio` and no torch.
 
 from __future__ import annotations
 
-import logging
+import json
 import multiprocessing
 import queue
 import signal
@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Final, TypeAlias
@@ -33,30 +34,42 @@ from embedder.threads import available_cores
 BLOCK_SECONDS: Final = 10.0
 AHEAD: Final = 20  # messages a lane holds ready: ten short files, or 26 MB of a long one at 32 kHz
 
-# One block; then what ends the file: nothing, or the reason why it failed.
-Message: TypeAlias = Samples | Exception | None
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What ends a file: why it failed, if it did, and what is to be said of it."""
+
+    error: Exception | None = None
+    note: str | None = None
+
+
+Message: TypeAlias = Samples | End
 
 
 class Blocks(Iterator[Samples]):
-    """The decoded blocks of one file; a file that fails raises where it does."""
+    """The decoded blocks of one file; a file that fails raises where it does.
 
-    def __init__(self, messages: queue.Queue[Message]) -> None:
+    `note` says, after the last block, what is missing of a file that did not fail.
+    """
+
+    def __init__(self, messages: Iterator[Message]) -> None:
+        self.note: str | None = None
         self._messages = messages
         self._ended = False
 
     def __next__(self) -> Samples:
-        message = None if self._ended else self._messages.get()
-        if isinstance(message, np.ndarray):
+        if self._ended:
+            raise StopIteration
+        message = next(self._messages)
+        if not isinstance(message, End):
             return message
-        self._ended = True
-        if message is not None:
-            raise message
-        raise StopIteration
+        self._ended, self.note = True, message.note
+        raise StopIteration if message.error is None else message.error
 
 
 def decode_ahead(
     paths: Sequence[str], sample_rate: int, workers: int
-) -> Generator[tuple[str, Iterator[Samples]], None, None]:
+) -> Generator[tuple[str, Blocks], None, None]:
     """Every path with its blocks of 10 s, in order; take a file's blocks before the next file.
 
     Blocks are float32 [S] at `sample_rate`, the last one shorter. They raise BadAudio. With no
@@ -64,7 +77,7 @@ def decode_ahead(
     """
     if not workers or len(paths) < 2:
         for path in paths:
-            yield path, stream_audio(path, sample_rate, block_seconds=BLOCK_SECONDS)
+            yield path, Blocks(_decoded(path, sample_rate))
         return
     n_lanes = min(workers, len(paths))
     lanes = [_Lane(paths[first::n_lanes], sample_rate) for first in range(n_lanes)]
@@ -72,7 +85,7 @@ def decode_ahead(
         for lane in lanes:
             lane.start()
         for index, path in enumerate(paths):
-            blocks = Blocks(lanes[index % n_lanes].messages)
+            blocks = Blocks(lanes[index % n_lanes].received())
             yield path, blocks
             with suppress(EmbedderError):
                 for _ in blocks:  # what the caller did not want
@@ -113,7 +126,12 @@ class _Lane(threading.Thread):
             pass
         except Exception as error:  # whoever waits for messages must hear of it
             with suppress(_Stopped):
-                self._put(error)
+                self._put(End(error))
+
+    def received(self) -> Iterator[Message]:
+        """Messages as they come."""
+        while True:
+            yield self.messages.get()
 
     def stop(self) -> None:
         """End the worker and the thread, wherever they are."""
@@ -143,13 +161,13 @@ class _Lane(threading.Thread):
             self._pipe.send(path)
             while message := self._receive():
                 self._put(np.frombuffer(message, np.float32))
-            reason = self._receive().decode()
+            reason, note = json.loads(self._receive())
         except (EOFError, OSError):  # the latter where it died amid a block
             self._worker.join()
-            reason = f"its decoder died with exit code {self._worker.exitcode}"
+            reason, note = f"its decoder died with exit code {self._worker.exitcode}", None
             self._pipe.close()
             self._start_worker()
-        self._put(BadAudio(reason) if reason else None)
+        self._put(End(BadAudio(reason) if reason else None, note))
 
     def _receive(self) -> bytes:
         while not self._pipe.poll(0.2):
@@ -168,20 +186,20 @@ class _Lane(threading.Thread):
 
 
 def _work(pipe: Connection, sample_rate: int) -> None:
-    """A worker's life: a path comes; blocks, an empty message and the error's text go."""
+    """A worker's life: a path comes; blocks, an empty message, and what ended the file go."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log = logging.StreamHandler()
-    logging.getLogger().addHandler(log)
     # A closed pipe: the parent has gone, or wants no more.
     with suppress(EOFError, ConnectionError):
         while True:
             path: str = pipe.recv()
-            log.setFormatter(logging.Formatter(f"{path.replace('%', '%%')}: %(message)s"))
-            reason = ""
+            reason, note = None, None
             try:
-                for block in stream_audio(path, sample_rate, block_seconds=BLOCK_SECONDS):
-                    pipe.send_bytes(block.data)
+                for message in _decoded(path, sample_rate):
+                    if isinstance(message, End):
+                        note = message.note
+                    else:
+                        pipe.send_bytes(message.data)
             except EmbedderError as error:
                 reason = str(error)
             except ConnectionError:
@@ -189,4 +207,11 @@ def _work(pipe: Connection, sample_rate: int) -> None:
             except Exception as error:  # one file, whatever is wrong with it, fails only itself
                 reason = f"{type(error).__name__}: {error}"
             pipe.send_bytes(b"")
-            pipe.send_bytes(reason.encode("utf-8", "replace"))
+            pipe.send_bytes(json.dumps([reason, note]).encode())
+
+
+def _decoded(path: str, sample_rate: int) -> Iterator[Message]:
+    """The blocks of a file and its end; a file that fails raises."""
+    notes: list[str] = []
+    yield from stream_audio(path, sample_rate, block_seconds=BLOCK_SECONDS, on_damage=notes.append)
+    yield End(note="; ".join(notes) or None)

@@ -1,7 +1,9 @@
 """Rows of a bulk job as Parquet, npz, JSON lines or CSV, in memory that does not grow.
 
-A row is a clip (path, seconds, embedding, error) or, with timestamps, a moment of one (path, ms,
-embedding, error). A file that failed is one row with its error and nothing else but its path.
+A row is a clip (path, seconds, embedding) or, with timestamps, a moment of one (path, ms,
+embedding). Each has the file's size and time of change, by which a job that goes on knows it
+again. A file that failed is one row with its error and no embedding; a `note` says what is missing
+of a file that did not fail, in its last row.
 
 A table on disk is a list of Parquet parts until `WRITERS` make one file of them.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -23,10 +25,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from embedder.bulk.inputs import Stamp
+
 METADATA_KEY: Final = b"embedder"
 # Reading and writing a group takes ten times this, for levels and pages.
 ROW_GROUP_BYTES: Final = 8 << 20
 _READ_ROWS: Final = 1024
+_NUMBERS: Final = {pa.float64(): np.dtype("<f8"), pa.int64(): np.dtype("<i8")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,18 @@ class RowFormat:
         """Columns, and `about` as JSON under METADATA_KEY."""
         where = ("ms", pa.float64()) if self.timestamps else ("seconds", pa.float64())
         vector = ("embedding", pa.list_(pa.float32(), self.size))
-        columns = [("path", pa.string()), where, vector, ("error", pa.string())]
+        about = [("error", pa.string()), ("note", pa.string())]
+        stamp = [("bytes", pa.int64()), ("modified", pa.float64())]
+        columns = [("path", pa.string()), where, vector, *about, *stamp]
         return pa.schema(columns, {METADATA_KEY: json.dumps(dict(self.about))})
 
-    def rows(self, path: str, where: NDArray[np.float64], vectors: NDArray[np.float32]) -> pa.Table:
+    def rows(
+        self,
+        path: str,
+        stamp: Stamp,
+        where: NDArray[np.float64],
+        vectors: NDArray[np.float32],
+    ) -> pa.Table:
         """Rows of one file: seconds or ms [n], vectors [n, size]."""
         n = len(where)
         values = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
@@ -54,13 +67,22 @@ class RowFormat:
             pa.array(where, pa.float64()),
             pa.FixedSizeListArray.from_arrays(values, self.size),
             pa.nulls(n, pa.string()),
+            pa.nulls(n, pa.string()),
+            pa.array([stamp.bytes] * n, pa.int64()),
+            pa.array([stamp.modified] * n, pa.float64()),
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
-    def failure(self, path: str, error: str) -> pa.Table:
+    def failure(self, path: str, stamp: Stamp, error: str) -> pa.Table:
         """The one row of a file that failed."""
-        row = {"path": path, "error": error}
+        row = {"path": path, "error": error, **asdict(stamp)}
         return pa.Table.from_pylist([row], schema=self.schema)
+
+
+def noted(rows: pa.Table, note: str | None) -> pa.Table:
+    """The same rows, with a note in the last one."""
+    notes = pa.array([None] * (len(rows) - 1) + [note], pa.string())
+    return rows.set_column(rows.schema.get_field_index("note"), rows.schema.field("note"), notes)
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
@@ -114,7 +136,7 @@ def write_jsonl(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
 
 
 def write_csv(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
-    """A column a value: path, seconds or ms, error, e0, e1, ...; empty where there is none."""
+    """A column a value: path, seconds or ms, error, ..., e0, e1, ...; empty for nothing."""
     plain = [field for field in schema if field.name != "embedding"]
     size = schema.field("embedding").type.list_size
     numbers = [pa.field(f"e{index}", pa.float32()) for index in range(size)]
@@ -131,7 +153,7 @@ def write_csv(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
 
 
 def write_npz(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
-    """An array a column, all of equal length; NaN or "" where there is nothing.
+    """An array a column, all of equal length; NaN, -1 or "" where there is nothing.
 
     `about` holds the schema's metadata as JSON.
     """
@@ -170,8 +192,8 @@ def _array_type(
     kind = schema.field(name).type
     if pa.types.is_fixed_size_list(kind):
         return np.dtype("<f4"), (kind.list_size,)
-    if kind == pa.float64():
-        return np.dtype("<f8"), ()
+    if kind in _NUMBERS:
+        return _NUMBERS[kind], ()
     texts = (text for table in batches(parts, [name]) for text in table[name].to_pylist())
     longest = max((len(text or "") for text in texts), default=0)
     return np.dtype(f"<U{max(1, longest)}"), ()
@@ -182,5 +204,7 @@ def _dense(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.array(["" if text is None else text for text in column.to_pylist()], dtype)
     if pa.types.is_fixed_size_list(column.type):
         return _vectors(column)
+    if dtype.kind == "i":
+        column = column.fill_null(-1)
     values: NDArray[Any] = column.to_numpy().astype(dtype)
     return values

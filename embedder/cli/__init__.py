@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from embedder.bulk.inputs import printable
 from embedder.children import keep_children_safe
 from embedder.cli import options as opt
 from embedder.cli import start
 from embedder.cli.detect import detect
+from embedder.cli.embed import embed
 from embedder.cli.export import export
 from embedder.cli.models import models
 from embedder.cli.report import Report
@@ -57,7 +57,10 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -66,41 +69,7 @@ def about(version: opt.Version = False) -> None:
     """Embeddings and tags of any audio. Every option is also a variable EMBEDDER_..."""
 
 
-@app.command()
-def embed(
-    paths: opt.Paths,
-    output: opt.Table,
-    model: opt.Model = DEFAULT_MODEL,
-    weights: opt.Weights = None,
-    taps: opt.Taps = None,
-    device: opt.Device = "auto",
-    runtime: opt.Runtime = "auto",
-    timestamps: opt.Timestamps = False,
-    window_ms: opt.WindowMs = None,
-    hop_ms: opt.HopMs = None,
-    workers: opt.Workers = None,
-    resume: opt.Resume = False,
-    overwrite: opt.Overwrite = False,
-) -> None:
-    """Write an embedding of every file to one table."""
-    from embedder.bulk.parts import Existing, check_output
-
-    if resume and overwrite:
-        raise BadRequest("--resume keeps what is there, --overwrite does not; choose one")
-    existing: Existing = "resume" if resume else "overwrite" if overwrite else "refuse"
-    check_output(output, existing)
-    files = start.files(paths)
-    embedder = start.load(model, weights, device, runtime, taps)
-    from embedder.bulk.job import BulkOptions, embed_files
-
-    options = BulkOptions(timestamps, window_ms, hop_ms, start.workers(workers))
-    with Report(len(files)) as report:
-        try:
-            embed_files(embedder, files, output, options, report.file, existing)
-        except KeyboardInterrupt:
-            report.say(f"finished files are kept; --resume continues {output}")
-            raise
-    report.exit(f"{output}: {len(files)} files, {report.failed} failed")
+app.command()(embed)
 
 
 @app.command()
@@ -120,17 +89,17 @@ def tag(
     files = start.files(paths)
     with start.lines_to(output, overwrite) as sink:
         embedder = start.load(model, weights, device, runtime)
-        with Report(len(files)) as report:
-            for path, tags, error in _tags(embedder, files, top, start.workers(workers)):
+        with Report(len(files.paths)) as report:
+            for path, tags, error, note in _tags(embedder, files, top, start.workers(workers)):
                 if as_json or output:
-                    line = {"path": path, "tags": tags, "error": error}
+                    line = {"path": path, "tags": tags, "error": error, "note": note}
                     sink.write(f"{json.dumps(line, ensure_ascii=False)}\n")
                 elif error is None:
                     scores = "".join(f"{tag['score']:8.3f}  {tag['label']}\n" for tag in tags)
                     sink.write(f"{path}\n{scores}")
                 sink.flush()
-                report.file(path, error)
-    report.exit(f"{len(files)} files, {report.failed} failed")
+                report.file(path, error, note)
+    report.exit()
 
 
 app.command()(detect)
@@ -189,18 +158,19 @@ def _complain(line: str) -> None:
 
 
 def _tags(
-    embedder: AudioEmbedder, files: Sequence[str], top: int, workers: int
-) -> Iterator[tuple[str, list[dict[str, Any]], str | None]]:
-    """Path, tags with the most probable first, and the error of a file that failed."""
+    embedder: AudioEmbedder, files: start.Files, top: int, workers: int
+) -> Iterator[tuple[str, list[dict[str, Any]], str | None, str | None]]:
+    """Path, tags with the most probable first, the error of a file that failed, and a note."""
     from embedder.bulk.prefetch import decode_ahead
 
-    with closing(decode_ahead(files, embedder.sample_rate, workers)) as decoded:
+    with closing(decode_ahead(files.paths, embedder.sample_rate, workers)) as decoded:
         for path, blocks in decoded:
+            name = files.name(path)
             try:
                 scores, order = embedder.tags_stream(blocks)[0].sort(descending=True)
             except EmbedderError as error:
-                yield printable(path), [], str(error)
+                yield name, [], str(error), None
                 continue
             best = zip(scores[:top].tolist(), order[:top].tolist(), strict=True)
             tags = [{"label": embedder.labels[i], "score": round(score, 3)} for score, i in best]
-            yield printable(path), tags, None
+            yield name, tags, None, blocks.note

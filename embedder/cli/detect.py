@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from embedder.annotations import (
     FORMATS,
@@ -15,7 +15,6 @@ from embedder.annotations import (
     format_of,
     make_format,
 )
-from embedder.bulk.inputs import printable
 from embedder.cli import options as opt
 from embedder.cli import start
 from embedder.cli.report import Report
@@ -26,8 +25,15 @@ if TYPE_CHECKING:
     from embedder.audio import Samples
     from embedder.model import AudioEmbedder
 
+
 # Threshold or thresholds by label, median, min_duration_ms, merge_gap_ms.
-Options: TypeAlias = tuple[float | dict[str, float], int, float, float]
+class Options(NamedTuple):
+    """What makes an event; `EventRules.of` explains it."""
+
+    threshold: float | dict[str, float]
+    median: int
+    min_duration_ms: float
+    merge_gap_ms: float
 
 
 def detect(
@@ -47,10 +53,11 @@ def detect(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """List the sound events of every file: label, onset, offset, score."""
+    output = None if output == start.STDOUT else output
     files = start.files(paths)
     name = _format_name(files, output, form, overwrite)
     chosen = _by_label(thresholds) if thresholds else threshold
-    options = (chosen, median, min_duration_ms, merge_gap_ms)
+    options = Options(chosen, median, min_duration_ms, merge_gap_ms)
     from embedder.detection import check_detects
     from embedder.events import EventRules
 
@@ -60,16 +67,16 @@ def detect(
     check_detects(embedder.name, embedder.spec)
     EventRules.of(embedder.labels, *options)  # refuses options that make no sense
     mel = embedder.spec.mel
-    with Report(len(files)) as report, ExitStack() as stack:
+    with Report(len(files.paths)) as report, ExitStack() as stack:
         write = _sink(stack, output, name, (mel.fmin, mel.fmax), overwrite)
         for recording in _recordings(embedder, files, options, start.workers(workers)):
             write(recording)
-            report.file(recording.path, recording.error)
-    report.exit(f"{len(files)} files, {report.failed} failed")
+            report.file(recording.path, recording.error, recording.note)
+    report.exit()
 
 
 def _format_name(
-    files: Sequence[str], output: Path | None, form: str | None, overwrite: bool
+    files: start.Files, output: Path | None, form: str | None, overwrite: bool
 ) -> str | None:
     """The format to write, None for a table on stdout; BadRequest for what cannot be written."""
     if form is not None:
@@ -87,15 +94,17 @@ def _format_name(
             raise BadRequest(f"cannot write {str(output)!r}; name a file in an existing folder")
         if output.exists() and not overwrite:
             raise BadRequest(f"{output} exists; --overwrite replaces it")
-    if name is not None and not FORMATS[name].several and len(files) > 1:
-        raise BadRequest(f"{name} holds one recording; name a folder with -o for {len(files)}")
+    if name is not None and not FORMATS[name].several and len(files.paths) > 1:
+        raise BadRequest(
+            f"{name} holds one recording; name a folder with -o for {len(files.paths)}"
+        )
     return name
 
 
-def _check_folder(files: Sequence[str], folder: Path, form: str, overwrite: bool) -> None:
+def _check_folder(files: start.Files, folder: Path, form: str, overwrite: bool) -> None:
     """A folder gets a file a recording; none may be there, and no two the same."""
     targets: dict[Path, str] = {}
-    for path in files:
+    for path in map(files.name, files.paths):
         target = _beside(folder, path, form)
         if target in targets:
             raise BadRequest(f"{path} and {targets[target]} would both become {target}")
@@ -155,20 +164,22 @@ def _table(recording: Recording) -> str:
 
 
 def _recordings(
-    embedder: AudioEmbedder, files: Sequence[str], options: Options, workers: int
+    embedder: AudioEmbedder, files: start.Files, options: Options, workers: int
 ) -> Iterator[Recording]:
     """The events of every file, or why it failed, in order."""
     from embedder.bulk.prefetch import decode_ahead
 
-    with closing(decode_ahead(files, embedder.sample_rate, workers)) as decoded:
+    with closing(decode_ahead(files.paths, embedder.sample_rate, workers)) as decoded:
         for path, blocks in decoded:
+            name = files.name(path)
             lengths: list[int] = []
             try:
-                [events] = embedder.events_stream(_measured(blocks, lengths), *options)
+                [events] = embedder.events_stream(_measured(blocks, lengths), **options._asdict())
             except EmbedderError as error:
-                yield Recording(printable(path), 0.0, [], str(error))
+                yield Recording(name, 0.0, [], str(error))
             else:
-                yield Recording(printable(path), sum(lengths) / embedder.sample_rate, events)
+                seconds = sum(lengths) / embedder.sample_rate
+                yield Recording(name, seconds, events, note=blocks.note)
 
 
 def _measured(blocks: Iterable[Samples], lengths: list[int]) -> Iterator[Samples]:

@@ -18,6 +18,8 @@ def export(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Write a model as ONNX, checked against torch; docs/onnx.md."""
+    if output == start.STDOUT:
+        raise BadRequest("an ONNX file is not text; name a file with -o")
     if output.exists() and not overwrite:
         raise BadRequest(f"{output} exists; --overwrite replaces it")
     from embedder.export import ExportFailed, check_installed

@@ -10,7 +10,8 @@ import typer
 
 from embedder.cli import options as opt
 from embedder.cli.report import Report
-from embedder.zoo import MODELS, ModelSpec, lookup, spec_to_json
+from embedder.described import spec_to_json
+from embedder.zoo import MODELS, ModelSpec, lookup
 
 Row: TypeAlias = dict[str, Any]
 Columns: TypeAlias = tuple[tuple[str, str], ...]

@@ -11,10 +11,16 @@ from typing import Annotated, Any
 import typer
 
 from embedder import __version__
+from embedder.zoo import MODELS
 
 
 def _option(variable: str, text: str, *names: str, **limits: Any) -> Any:
     return typer.Option(*names, envvar=f"EMBEDDER_{variable}", help=text, **limits)
+
+
+def _names(typed: str) -> list[str]:
+    """What a shell completes to."""
+    return [name for name in MODELS if name.startswith(typed)]
 
 
 def _show_version(wanted: bool) -> None:
@@ -25,15 +31,26 @@ def _show_version(wanted: bool) -> None:
 
 Paths = Annotated[
     list[str],
-    typer.Argument(metavar="PATHS...", help="Files, folders, patterns; - reads a list from stdin."),
+    typer.Argument(
+        metavar="PATHS...", help="Files, folders, patterns; - takes audio or a list from stdin."
+    ),
 ]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="As `embedder models` lists.")]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME...", help="As `embedder models` lists.", autocompletion=_names),
+]
 
 SomeNames = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Default: all.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="As for --model of other commands.")]
 
 Model = Annotated[
-    str, _option("MODEL", "A name of `embedder models`, or a .safetensors.", "--model", "-m")
+    str,
+    _option(
+        "MODEL",
+        "A name of `embedder models`, or a .safetensors.",
+        *("--model", "-m"),
+        autocompletion=_names,
+    ),
 ]
 Weights = Annotated[
     Path | None, _option("WEIGHTS", "A checkpoint to use instead of the one searched for.")
@@ -65,10 +82,14 @@ Profile = Annotated[
 ]
 
 Table = Annotated[
-    Path, _option("OUTPUT", "The table to write: .parquet, .npz, .jsonl or .csv.", "--output", "-o")
+    Path,
+    _option("OUTPUT", "The table: .parquet, .npz, .jsonl or .csv, or -.", "--output", "-o"),
+]
+TableFormat = Annotated[
+    str | None, _option("FORMAT", "Of -o -: jsonl or csv; default jsonl.", "--format")
 ]
 TagLines = Annotated[
-    Path | None, _option("TAG_OUTPUT", "A file to write JSON lines to.", "--output", "-o")
+    Path | None, _option("TAG_OUTPUT", "A file to write JSON lines to, or -.", "--output", "-o")
 ]
 OnnxFile = Annotated[
     Path, _option("ONNX_OUTPUT", "The ONNX file to write.", "--output", "-o", dir_okay=False)
@@ -95,7 +116,7 @@ Events = Annotated[
     Path | None,
     _option(
         "EVENT_OUTPUT",
-        "A .csv, .json, .txt, .selections.txt or .rttm, or a folder.",
+        "A .csv, .json, .txt, .selections.txt or .rttm, a folder, or -.",
         "--output",
         "-o",
     ),

@@ -11,11 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 SOME_FAILED: Final = 1
 
 
+def counted(count: int, noun: str) -> str:
+    """As in "1 file", "2 files"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class Report:
     """Failures, on stderr; also progress where that is a terminal."""
 
     def __init__(self, n_files: int, what: str = "files") -> None:
         self.failed = 0
+        self._n_files = n_files
         self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console)
@@ -29,19 +35,25 @@ class Report:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def file(self, path: str, error: str | None) -> None:
-        """One file is done, or has failed."""
+    def file(self, path: str, error: str | None, note: str | None = None) -> None:
+        """One file is done, or has failed; a note says what is missing of one that did not fail."""
+        if note is not None:
+            self.note(path, note)
         if error is not None:
             self.failed += 1
             self.say(f"{path}: {error}")
         self._progress.advance(self._task)
 
+    def note(self, path: str, note: str) -> None:
+        """What is missing of a file that did not fail."""
+        self.say(f"{path}: {note}")
+
     def say(self, line: str) -> None:
         """One line on stderr, above the progress."""
         self._console.print(line)
 
-    def exit(self, summary: str) -> None:
+    def exit(self, output: str = "") -> None:
         """End the command as its failures demand."""
         if self.failed or self._console.is_terminal:
-            self.say(summary)
+            self.say(f"{output}{counted(self._n_files, 'file')}, {self.failed} failed")
         raise typer.Exit(SOME_FAILED if self.failed else 0)

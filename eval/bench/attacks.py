@@ -17,7 +17,7 @@ from functools import cache
 from typing import Final
 
 from eval.bench import flac, matroska
-from eval.bench.material import RATE, clip, encoded
+from eval.bench.material import RATE, clip, encoded, wav_head
 from eval.bench.wire import Reply, exchange, hang_up, request
 
 LENGTH: Final = 590.0  # just below the longest clip that a server takes [s]
@@ -89,19 +89,9 @@ def _short(seed: int) -> bytes:
     return encoded(clip(seed, 1.0), "wav")
 
 
-def _wav_head(size: int) -> bytes:
-    form = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
-    return b"RIFF%bWAVEfmt %b%bdata%b" % (
-        struct.pack("<I", size + 36),
-        struct.pack("<I", len(form)),
-        form,
-        struct.pack("<I", size),
-    )
-
-
 def _mels(count: int, kind: str, sound: Callable[[], bytes], form: Mapping[str, str]) -> Send:
     async def send(target: Target) -> list[Reply]:
-        taps = ",".join(["mel"] * count)
+        taps = ",".join(["mel"] * target.many(count))
         return [await target.post(f"/embed?kind={kind}&taps={taps}", sound(), form)]
 
     return send
@@ -145,7 +135,7 @@ async def _hung_up(target: Target) -> list[Reply]:
 
     async def upload(number: int) -> None:
         # Silence of its own value each, so that none is in the cache.
-        body = _wav_head(size) + struct.pack("<h", number) * (size // 2)
+        body = wav_head(size) + struct.pack("<h", number) * (size // 2)
         await hang_up(target.port, [request(target.port, "/embed", body)], 0.4)
 
     for first in range(0, 60, 6):
@@ -156,7 +146,7 @@ async def _hung_up(target: Target) -> list[Reply]:
 
 async def _many_lengths(target: Target) -> list[Reply]:
     draw = random.Random(0)
-    lengths = [draw.uniform(0.1, 5) for _ in range(target.many(300))]
+    lengths = [draw.uniform(0.1, 10) for _ in range(target.many(300))]
     deadline = time.monotonic() + 120
     replies: list[Reply] = []
     for number, length in enumerate(lengths):
@@ -219,7 +209,7 @@ ATTACKS: Final = (
     Attack(
         "clips of 300 lengths with two models",
         _many_lengths,
-        Bound(frozenset({200}), 150, 500, 1),
+        Bound(frozenset({200}), 10, 250, 1),
         two_models=True,
     ),
     Attack("20 sets of taps", _sets_of_taps, Bound(frozenset({200}), 60, 60, 1, 4, 5)),

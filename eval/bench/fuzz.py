@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -74,12 +75,15 @@ class Plan:
     def tally(self, road: str, count: int, sounds: Sequence[Path], folder: Path) -> Tally:
         """Try so many cases on one road."""
         if road == "http":
-            with server(Launch({}, self.tree, folder / "cache", folder / "log")) as running:
+            launch = Launch({}, self.tree, folder / "cache", folder / "log")
+            with server(launch) as running:
                 given = roads.Given(sounds, running.port)
                 tally = self._counted(road, roads.http, given, count)
                 status = running.child.poll()
                 if status is not None:
                     tally.add(Ending(self.first, "CRASH", f"the server ended: status {status}"))
+            if tally.faults():
+                shutil.copy(folder / "log", self.keep / "server.log")
             return tally
         if road == "library":
             return self._counted(road, roads.library, roads.Given(sounds), count)

@@ -18,7 +18,7 @@ import httpx
 
 from embedder.errors import BadRequest
 
-START_SECONDS: Final = 120.0
+START_SECONDS: Final = 300.0  # on a busy machine
 STOP_SECONDS: Final = 60.0
 _PREFIX: Final = "EMBEDDER_"
 _KEPT: Final = ("EMBEDDER_WEIGHTS_DIR",)  # where weights lie is no setting of the server

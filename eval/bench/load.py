@@ -68,13 +68,14 @@ async def _send(load: Load) -> Answers:
     queue = iter(range(load.requests))
     ends: list[float] = []
     latencies: list[float] = []
+    first_lines = f"POST /embed HTTP/1.1\r\nHost: 127.0.0.1:{load.port}\r\n"
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", load.port)
         for index in queue:
             sound = sounds[0 if load.alike else index % _SOUNDS]
             tail = sound[-_TAIL.size :] if load.alike else _TAIL.pack(next(numbers))
-            head = f"POST /embed HTTP/1.1\r\nHost: load\r\nContent-Length: {len(sound)}\r\n\r\n"
+            head = f"{first_lines}Content-Length: {len(sound)}\r\n\r\n"
             started = time.perf_counter()
             writer.writelines([head.encode(), memoryview(sound)[: -_TAIL.size], tail])
             await _answered(reader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -61,6 +62,17 @@ def encoded(wave: NDArray[np.float32], kind: str, rate: int = RATE) -> bytes:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def wav_head(size: int) -> bytes:
+    """What stands before so many bytes of mono 16-bit samples in a WAV file."""
+    form = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
+    return b"RIFF%bWAVEfmt %b%bdata%b" % (
+        struct.pack("<I", size + 36),
+        struct.pack("<I", len(form)),
+        form,
+        struct.pack("<I", size),
+    )
 
 
 def random_model(name: str) -> AudioEmbedder:

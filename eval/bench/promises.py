@@ -20,6 +20,7 @@ CAPACITY: Final = 256  # EMBEDDER_MAX_REQUESTS by default
 STARTS: Final = 8
 ASKED_AFTER_READY: Final = 40
 SMALL_SECONDS: Final = 20.0
+_PART: Final = b'Content-Disposition: form-data; name="file"; filename="a.wav"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +115,24 @@ def _two_workers(launch: Launch, scale: float) -> Outcome:
     return Outcome(f"{refused} of {starts} starts were not ready", refused == 0)
 
 
-def _asked(headers: dict[str, str], statuses: frozenset[int]) -> Callable[[Launch, float], Outcome]:
-    """One upload with these headers, and the statuses that are right."""
+def _asked(
+    headers: dict[str, str], statuses: frozenset[int], form: bool = False
+) -> Callable[[Launch, float], Outcome]:
+    """One upload with these headers, in a form or bare, and the statuses that are right."""
 
     def check(launch: Launch, _: float) -> Outcome:
         with server(launch) as running:
-            reply = asyncio.run(_one(running, headers))
+            reply = asyncio.run(_one(running, headers, form))
         return Outcome(reply.name, reply.status in statuses)
 
     return check
 
 
-async def _one(running: Running, headers: dict[str, str]) -> Reply:
-    sound = encoded(clip(0, 0.1), "wav")
-    return await exchange(running.port, [request(running.port, "/tags", sound, headers)])
+async def _one(running: Running, headers: dict[str, str], form: bool) -> Reply:
+    body = encoded(clip(0, 0.1), "wav")
+    if form:
+        body = b"--b\r\n%b\r\n\r\n%b\r\n--b--\r\n" % (_PART, body)
+    return await exchange(running.port, [request(running.port, "/tags", body, headers)])
 
 
 def _empty_key(launch: Launch, _: float) -> Outcome:
@@ -170,6 +175,7 @@ PROMISES: Final = (
         _asked(
             {"Content-Type": "multipart/form-data; boundary=b; charset=undefined"},
             frozenset({400}),
+            form=True,
         ),
     ),
 )

@@ -88,7 +88,8 @@ def http(given: Given) -> Case:
     def post(number: int) -> Ending:
         data = random_request(given.port, seeds, number)
         reply = asyncio.run(exchange(given.port, [data], 60))
-        return Ending(number, _outcome(reply), f"{data[:200].split(b' HTTP')[0]!r}: {reply.name}")
+        path = data[: data.index(b"?")].decode()
+        return Ending(number, _outcome(reply), f"{path}: {reply.name}")
 
     return post
 
@@ -109,32 +110,37 @@ def checkpoint(seeds: Sequence[Path], number: int) -> tuple[str, bytes]:
 def random_request(port: int, seeds: Sequence[bytes], number: int) -> bytes:
     """The whole request of a case of `http`."""
     draw = random.Random(f"request {number}")
-    sound = audio(seeds, number) if draw.random() < 0.8 else draw.choice(seeds)
-    path = draw.choice(PATHS)
-    headers = _some(draw, HEADERS, 0.15)
+    sound = audio(seeds, number) if draw.random() < 0.5 else draw.choice(seeds)
+    path = draw.choice(list(PATHS))
+    headers = _some(draw, HEADERS, 0.05)
     if path.startswith("/v1"):
         body, kind = _json(draw, sound), "application/json"
     elif draw.random() < 0.5:
         body, kind = _multipart(draw, sound), draw.choice(MULTIPART_TYPES)
     else:
         body, kind = sound, "application/octet-stream"
-    query = "&".join(f"{name}={value}" for name, value in _some(draw, QUERIES, 0.2).items())
+    query = "&".join(f"{name}={value}" for name, value in _some(draw, PATHS[path], 0.25).items())
     return request(port, f"{path}?{query}", body, {"Content-Type": kind, **headers})
 
 
 PT_MODEL: Final = "mn01_as"
-PATHS: Final = ("/embed", "/tags", "/events", "/timestamps", "/v1/embeddings", "/embed", "/tags")
-_NUMBERS: Final = ("0", "-1", "1", "160", "50", "1e3", "1e308", "nan", "inf", "x", "", "60000")
-QUERIES: Final[Mapping[str, Sequence[str]]] = {
-    "kind": ("scene", "timestamps", "x", ""),
-    "window_ms": _NUMBERS,
-    "hop_ms": _NUMBERS,
-    "taps": ("mel", "mel,b5", "b5,b5", ",", "tags", "x", "", "%00", "mel," * 50),
-    "top_k": ("1", "527", "0", "-1", "10000", "1e9", "x"),
-    "threshold": ("0", "0.01", "1", "2", "nan"),
-    "median": ("1", "2", "9", "999", "x"),
-    "model": ("sprout04", "mn04_as", "x", "", "%2e%2e%2f", "%ff%fe"),
-    "unknown": ("1", "%00"),
+_MODEL: Final = ("sprout04", "sprout04", "mn04_as", "x", "", "%2e%2e%2f", "%ff%fe")
+_WINDOW: Final = ("160", "1000", "1000", "50", "1e3", "60000", "0", "-1", "1", "nan", "1e308", "x")
+_HOP: Final = ("50", "1000", "1000", "1e3", "60000", "0", "-1", "1", "inf", "1e308", "")
+_TAPS: Final = ("mel", "mel,b5", "b5,b13", "b5,b5", ",", "tags", "x", "", "%00", "mel," * 50)
+_KIND: Final = ("scene", "timestamps", "timestamps", "x")
+_AUDIO: Final = {"model": _MODEL, "window_ms": _WINDOW, "hop_ms": _HOP}
+PATHS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {  # with their queries
+    "/embed": {**_AUDIO, "kind": _KIND, "taps": _TAPS},
+    "/timestamps": {**_AUDIO, "taps": _TAPS, "unknown": ("1", "%00")},
+    "/tags": {**_AUDIO, "kind": _KIND, "top_k": ("1", "527", "10000", "0", "1e9", "x")},
+    "/events": {
+        "model": _MODEL,
+        "threshold": ("0.01", "1", "0", "nan"),
+        "median": ("1", "9", "999", "2", "x"),
+        "merge_gap_ms": ("0", "1e308", "-1"),
+    },
+    "/v1/embeddings": {"model": _MODEL},
 }
 HEADERS: Final[Mapping[str, Sequence[str]]] = {
     "Accept": ("*/*", "application/x-npy", "application/x-npz", "x", "text/html;q=0", ""),

@@ -7,12 +7,7 @@ cores with the server; what it costs is told.
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,23 +17,21 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any, Final
 
-import httpx
 import typer
 
 from embedder.allocator import keep_freed_memory
-from embedder.children import import_path
 from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.threads import available_cores
 from eval.bench import bulk
 from eval.bench.bulk import Cost, Sharing
+from eval.bench.launch import Launch, server
 from eval.bench.load import Answers, Load, send
 from eval.bench.material import RATE, SECONDS, write_checkpoint
 from eval.bench.report import Row, report
 
 HIT_SECONDS: Final = 1.6  # 100 KB
 CONNECTIONS: Final = 16
-START_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +123,11 @@ def _bench(model: str, cores: int, folder: Path) -> Iterator[_Bench]:
     context = get_context("spawn")
     with ExitStack() as stack:
         enter = stack.enter_context
-        port, server = enter(_server(checkpoint))
+        running = enter(server(Launch({"MODEL": str(checkpoint)})))
         network = enter(bulk.process(checkpoint, sharing))
         decoders = [enter(ProcessPoolExecutor(1, context, keep_freed_memory)) for _ in range(cores)]
         clients = enter(ProcessPoolExecutor(1, context))
-        yield _Bench(port, server, sharing, network, decoders, clients)
+        yield _Bench(running.port, running.process, sharing, network, decoders, clients)
 
 
 def _files(folder: Path, rate: int) -> list[str]:
@@ -180,38 +173,6 @@ def _cpu_seconds(server: Any) -> float:
     """Of a process and its children, those that have ended too."""
     family = (server, *server.children(recursive=True))
     return float(sum(sum(process.cpu_times()[:4]) for process in family))
-
-
-@contextmanager
-def _server(checkpoint: Path) -> Iterator[tuple[int, Any]]:
-    """A server with its defaults, ready: its port and its process."""
-    import psutil  # type: ignore[import-untyped]
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {"PORT": str(port), "MODEL": str(checkpoint), "DEVICE": "cpu"}
-    environment = os.environ | {f"EMBEDDER_{name}": value for name, value in settings.items()}
-    environment |= import_path()
-    process = subprocess.Popen([sys.executable, "-m", "service"], env=environment)
-    try:
-        _await_ready(port, process)
-        yield port, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _await_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise RuntimeError("the server did not get ready")
 
 
 def _beside(out: Path | None) -> Path | None:

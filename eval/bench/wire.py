@@ -98,7 +98,15 @@ class _Counter:
     def take(self, data: bytes) -> None:
         self.received += len(data)
         self.head += data[: _HEAD_BYTES - len(self.head)]
+        self._skip_interim()
         self._tail = (self._tail + data)[-5:]
+
+    def _skip_interim(self) -> None:
+        """Forget a whole "100 Continue", which comes before the answer."""
+        size = self.head.find(b"\r\n\r\n") + 4
+        if size >= 4 and self.status // 100 == 1:
+            del self.head[:size]
+            self.received -= size
 
     @property
     def status(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from embedder.cli.report import counted
 from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.zoo import DEFAULT_MODEL, MODELS
@@ -195,7 +196,7 @@ def resample(
             task = Task.read(path)
             bring_to_rate(task, rate, workers, screen)
             files = sum(len(task.files(split)) for split in task.splits)
-            screen.say(f"{path} has all {files} files at {rate} Hz")
+            screen.say(f"{path} has its {counted(files, 'file')} at {rate} Hz")
 
 
 def listing() -> None:

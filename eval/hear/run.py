@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from embedder.checkpoints import cache_dir
+from embedder.cli.report import counted
 from embedder.errors import BadRequest, EmbedderError
 from eval.hear import tasks
 from eval.hear.environment import Kit, create, default_folder, ready
@@ -125,7 +126,7 @@ def bring_to_rate(task: Task, rate: int, workers: int, screen: Screen) -> None:
     """Resample a task unless it is complete at this rate."""
     missing = len(task.missing(rate))
     if missing:
-        screen.say(f"resampling {missing} files of {task.name} to {rate} Hz")
+        screen.say(f"resampling {counted(missing, 'file')} of {task.name} to {rate} Hz")
         line = screen.progress.add_task(f"resampling {task.name}", total=missing)
         tasks.resample(task, rate, workers, lambda: screen.progress.advance(line))
 

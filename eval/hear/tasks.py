@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from embedder.audio import Samples, load_audio
+from embedder.cli.report import counted
 from embedder.errors import BadRequest
 from embedder.files import atomic
 
@@ -112,7 +113,9 @@ def resample(task: Task, rate: int, workers: int = 2, advance: Advance = no_news
     in_parallel(convert, missing, workers)
     left = len(task.missing(rate))
     if left:
-        raise BadRequest(f"{target} lacks {left} files after resampling; is the disk full?")
+        raise BadRequest(
+            f"{target} lacks {counted(left, 'file')} after resampling; is the disk full?"
+        )
     return len(missing)
 
 
