@@ -121,7 +121,7 @@ class MedianFilter:
             self.compared += windows.size
             return self._medians(windows)
         medians = np.zeros(windows.shape[:2], np.float32)
-        rows, columns = np.nonzero(self._reached(held))
+        rows, columns = np.nonzero(self._reached(held, self._floor))
         self.compared += rows.size * self._width
         for first in range(0, rows.size, step := max(1, _COMPARED_AT_ONCE // self._width)):
             some = rows[first : first + step], columns[first : first + step]
@@ -132,10 +132,10 @@ class MedianFilter:
         medians: Frames = np.partition(windows, self._half, axis=-1)[..., self._half]
         return medians
 
-    def _reached(self, held: Frames) -> NDArray[np.bool_]:
+    def _reached(self, held: Frames, floor: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which medians [t, N] reach the floor: those of windows most of whose values do."""
         count = np.zeros((len(held) + 1, held.shape[1]), np.int32)
-        np.cumsum(held >= self._floor, axis=0, out=count[1:])
+        np.cumsum(held >= floor, axis=0, out=count[1:])
         reached: NDArray[np.bool_] = count[self._width :] - count[: -self._width] > self._half
         return reached
 
