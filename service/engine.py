@@ -25,6 +25,7 @@ from service import cache
 from service.budget import Budget, Cost
 from service.cache import Cache, Unavailable
 from service.decoding import Decoded, DecoderPool, decoder_version
+from service.errors import Overloaded
 from service.flights import Flights
 from service.limits import Memory, Places
 from service.metrics import Metrics
@@ -36,6 +37,9 @@ from service.tasks import Answer, CacheState, ResolvedTask, Task, Upload
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
 _PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
 _SAMPLE_BYTES: Final = 4
+_SMALL_ANSWER: Final = 1 << 18  # of those, all places together hold little
+# Longer, and clients that read slowly would keep those waiting who hold decoded audio.
+_ANSWER_SECONDS: Final = 5.0
 
 
 class Engine:
@@ -184,10 +188,15 @@ class Engine:
         self, cost: Cost, work: Coroutine[Any, Any, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
         """The result of the work, whose memory is counted until its last reader is done."""
+        if cost.bytes <= _SMALL_ANSWER:
+            return await work
         try:
-            await self._answers.wait(cost.bytes)
-        except BaseException:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._answers.wait(cost.bytes)
+        except BaseException as error:
             work.close()
+            if isinstance(error, TimeoutError):
+                raise Overloaded(_ANSWER_SECONDS) from error
             raise
         try:
             values = await work
