@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
 from embedder.libav import DecodeLimits
 from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
+from service.errors import NotReady
+from service.turns import Turns
 
 START_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 2.0  # beyond the decoder's own clock, for a parser that hangs
@@ -94,8 +96,11 @@ class Decoder:
         try:
             kind, _ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
             assert kind == READY
-        except BaseException:
+        except BaseException as error:
             await decoder.stop()
+            if isinstance(error, DecoderDied):
+                status = process.returncode
+                raise DecoderDied(f"its process ended with exit status {status}") from error
             raise
         return decoder
 
@@ -188,6 +193,11 @@ def _shared_file() -> int:
     return file
 
 
+def _log_start(error: BaseException) -> None:
+    reason = error.__cause__ or error
+    _log.error("a decoder cannot be started: %s", str(reason) or f"not within {START_SECONDS:g} s")
+
+
 class DecoderPool:
     """So many children; each is replaced when it dies, hangs, or has done `max_jobs`."""
 
@@ -197,14 +207,26 @@ class DecoderPool:
         self._max_jobs = max_jobs
         self._size = size
         # None: a child that is not started yet. The last one used is warm: taken first.
-        self._free: asyncio.LifoQueue[Decoder | None] = asyncio.LifoQueue()
+        self._turns: Turns[Decoder | None] = Turns(size)
         self._all: set[Decoder] = set()
         self._running: set[asyncio.Task[Decoded]] = set()
 
     async def start(self) -> None:
-        """Start all children."""
-        for decoder in await asyncio.gather(*(self._started() for _ in range(self._size))):
-            self._free.put_nowait(decoder)
+        """Start all children; NotReady where none can be. Others are tried again when needed."""
+        starts = (self._started() for _ in range(self._size))
+        results = await asyncio.gather(*starts, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures[:1]:
+            _log_start(failure)
+            if len(failures) == self._size:
+                raise failure
+        for result in results:
+            self._turns.add(result if isinstance(result, Decoder) else None)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """About how long what waits and what is being decoded will take."""
+        return self._turns.backlog_seconds
 
     async def close(self) -> None:
         """End all children; what still runs fails."""
@@ -223,6 +245,7 @@ class DecoderPool:
         Raises
         ------
         BadAudio, UnsupportedAudio, AudioTooLarge : as `embedder.audio.load_audio`.
+        NotReady : a child is needed and cannot be started.
         """
         # Shielded: a child cannot be interrupted, and must have finished before its next job.
         task = asyncio.create_task(self._decode(upload, sample_rate))
@@ -236,7 +259,7 @@ class DecoderPool:
             task.exception()  # seen, even if nobody waits any more
 
     async def _decode(self, upload: bytes, sample_rate: int) -> Decoded:
-        decoder = await self._free.get()
+        turn, decoder = await self._turns.take(len(upload))
         try:
             for _ in range(2):
                 decoder = await self._fit(decoder)
@@ -254,7 +277,7 @@ class DecoderPool:
                     raise AudioTooLarge(f"not decoded within {seconds} s") from error
             raise BadAudio("this file crashes the decoder; convert it to WAV or FLAC")
         finally:
-            self._free.put_nowait(decoder)
+            self._turns.done(turn, decoder)
 
     async def _fit(self, decoder: Decoder | None) -> Decoder:
         """This child, or a fresh one in its place."""
@@ -262,10 +285,17 @@ class DecoderPool:
             return decoder
         if decoder is not None:
             await self._stop(decoder)
-        return await self._started()
+        try:
+            return await self._started()
+        except NotReady as error:
+            _log_start(error)
+            raise
 
     async def _started(self) -> Decoder:
-        decoder = await Decoder.start(self.limits, self._memory)
+        try:
+            decoder = await Decoder.start(self.limits, self._memory)
+        except (DecoderDied, TimeoutError, OSError) as error:
+            raise NotReady("no decoder can be started; the server's log says why") from error
         self._all.add(decoder)
         return decoder
 

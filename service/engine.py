@@ -21,6 +21,7 @@ from embedder.audio import HTTP_LIMITS
 from embedder.errors import BadRequest
 from embedder.windows import cut
 from service import cache
+from service.batching import Request
 from service.cache import Cache, Unavailable
 from service.decoding import Decoded, DecoderPool, decoder_version
 from service.errors import TooMuchWork
@@ -111,23 +112,23 @@ class Engine:
         rate = upload.served.model.sample_rate
         # As much as this audio could take, until it is known how much it does.
         held = round(self.settings.max_seconds * rate) * _SAMPLE_BYTES
-        with self.places.take(), upload.served.batcher.expecting() as arrived:
+        with self.places.take(), upload.served.batcher.expecting() as request:
             await self._audio.wait(held)
             try:
                 started = time.perf_counter()
                 decoded = await self.decoders.decode(upload.data, rate)
                 held, spare = decoded.samples.nbytes, held - decoded.samples.nbytes
                 self._audio.give_back(spare)
-                self._check_work(upload.task, decoded.samples.size, rate)
+                width, work = self._check_work(upload.task, decoded.samples.size, rate)
                 timings = {"decode": time.perf_counter() - started}
                 key = _result_key(decoded.fingerprint, upload)
                 values = await self._known(key, state)
                 if values is not None:
                     state = "hit"
                 else:
-                    arrived()
+                    request.arrived(work, width)
                     started = time.perf_counter()
-                    values = await self._infer(decoded.samples, upload)
+                    values = await self._infer(decoded.samples, upload, request)
                     timings["infer"] = time.perf_counter() - started
             finally:
                 self._audio.give_back(held)
@@ -149,7 +150,9 @@ class Engine:
             self._metrics.lookup("hit")
         return values
 
-    async def _infer(self, samples: NDArray[np.float32], upload: Upload) -> NDArray[np.float32]:
+    async def _infer(
+        self, samples: NDArray[np.float32], upload: Upload, request: Request
+    ) -> NDArray[np.float32]:
         """[S] -> [D], [n, D] for timestamps, or [T, N] for events."""
         batcher, task = upload.served.batcher, upload.task
         wanted = tuple(dict.fromkeys(task.taps))
@@ -157,7 +160,7 @@ class Engine:
         total: NDArray[np.float64] | None = None
         count = 0
         async for windows in _windows(samples, task, batcher.limits.max_samples):
-            features = await batcher.submit(windows, wanted)
+            features = await request.submit(windows, wanted)
             joined = np.concatenate([features[tap] for tap in task.taps], axis=1)  # n D
             if task.asked.kind == "timestamps":
                 rows.append(joined)
@@ -169,7 +172,8 @@ class Engine:
             return task.joined(rows, samples.size, upload.served.model.sample_rate)
         return (total / count).astype(np.float32)
 
-    def _check_work(self, task: ResolvedTask, samples: int, sample_rate: int) -> None:
+    def _check_work(self, task: ResolvedTask, samples: int, sample_rate: int) -> tuple[int, int]:
+        """Samples of a window and of all windows; TooMuchWork beyond the limits."""
         count = task.plan.n_windows(samples)
         width = samples if task.whole(samples) else task.plan.window
         seconds = count * width / sample_rate
@@ -179,6 +183,7 @@ class Engine:
                 f"{self.settings.max_windows:,} and {self.settings.max_windows_seconds:,.0f} s: "
                 "use a larger hop_ms or a shorter clip"
             )
+        return width, count * width
 
     def _remember(
         self, upload: Upload, decoded: Decoded, key: str, values: NDArray[np.float32]
@@ -189,8 +194,9 @@ class Engine:
             self.cache.put(key, cache.encode(values))
 
     def _backlog_seconds(self) -> float:
-        served = self.models.loaded.values()
-        return max((one.batcher.backlog_seconds for one in served), default=1.0)
+        """About how long all requests that are held take: decoders and network work at once."""
+        network = sum(one.batcher.backlog_seconds for one in self.models.loaded.values())
+        return max(self.decoders.backlog_seconds, network)
 
 
 async def _windows(

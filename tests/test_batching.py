@@ -163,11 +163,11 @@ async def test_a_lone_job_does_not_wait_for_company() -> None:
 async def test_a_job_waits_for_one_that_is_expected_until_it_arrives() -> None:
     model = FakeModel()
     async with batching(model.window_features, max_wait=3600) as batcher:
-        with batcher.expecting() as arrived:
+        with batcher.expecting() as request:
             first = asyncio.ensure_future(batcher.submit(windows(1), MEL))
             await asyncio.sleep(0.05)
             assert not model.batches
-            arrived()
+            request.arrived()
             await asyncio.gather(first, batcher.submit(windows(2), MEL))
     assert model.batches == [(2, 100)]
 
@@ -220,10 +220,10 @@ async def test_alone_or_batched_a_window_has_the_same_features(width: int) -> No
     taps = (*model.taps, "tags")
     async with batching(model.window_features, 10 * width, max_wait=3600) as batcher:
         alone = [await batcher.submit(clip[None], taps) for clip in clips]
-        with batcher.expecting() as arrived:
+        with batcher.expecting() as request:
             jobs = [asyncio.ensure_future(batcher.submit(clip[None], taps)) for clip in clips]
             await asyncio.sleep(0)
-            arrived()
+            request.arrived()
             together = await asyncio.gather(*jobs)
     for one, other in zip(alone, together, strict=True):
         for tap in taps:

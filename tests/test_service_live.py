@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from tests.service_kit import (
     free_port,
     live,
     settings,
+    until,
     wav,
 )
 from tests.shared import SHARED, needs_shared
@@ -61,13 +61,6 @@ def redis_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 def _await_port(port: int) -> None:
     with socket.socket() as probe:
         until(lambda: probe.connect_ex(("127.0.0.1", port)) in (0, errno.EISCONN), True)
-
-
-def until(ask: Any, expected: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while (found := ask()) != expected:
-        assert time.monotonic() < deadline, f"still {found}"
-        time.sleep(0.02)
 
 
 def curl(*arguments: str) -> Any:
@@ -222,20 +215,3 @@ def _everything(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return received
-
-
-def test_the_process_lives_without_a_checkpoint_and_stops_on_a_signal() -> None:
-    port = free_port()
-    environment = {"EMBEDDER_PORT": str(port), "EMBEDDER_DECODE_WORKERS": "1"}
-    root = Path(__file__).resolve().parents[1]
-    options: dict[str, Any] = {"cwd": root, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-m", "service"]
-    environment["EMBEDDER_WEIGHTS"] = "/nowhere.pt"
-    with subprocess.Popen(command, env=environment, **options) as process:
-        _await_port(port)
-        assert httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False).status_code == 200
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
-    assert process.returncode in (0, -signal.SIGTERM)
-    assert "/nowhere.pt" in log
-    assert "Traceback" not in log
