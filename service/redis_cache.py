@@ -128,7 +128,7 @@ class _Connections:
     async def _connect(self) -> None:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
         except Exception as error:
             self._count -= 1
             self._failed(error)

@@ -73,6 +73,8 @@ class Workers:
 
     def _end(self, code: int) -> int:
         """Ask all to finish; a second signal of a kind kills them."""
+        for listening in self._sockets:  # or who connects now would wait for nobody
+            listening.close()
         for process in self._processes:
             process.terminate()
         while any(process.is_alive() for process in self._processes):

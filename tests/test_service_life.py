@@ -62,8 +62,7 @@ def taken(host: str = "127.0.0.1") -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("command", [(), ("embedder", "serve")])
+@pytest.mark.parametrize(("command", "workers"), [((), 2), (("embedder", "serve"), 1)])
 def test_a_port_in_use_is_a_line_of_advice_before_anything_is_loaded(
     command: Sequence[str], workers: int
 ) -> None:
@@ -95,7 +94,7 @@ def test_a_privileged_port_is_refused_with_advice(monkeypatch: pytest.MonkeyPatc
             raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("service.listening.socket.socket", Forbidden)
-    with pytest.raises(CannotListen, match="may not listen on port 80 .* from 1024 on"):
+    with pytest.raises(CannotListen, match="may not listen on port 80"):
         listen("127.0.0.1", 80)
 
 
@@ -145,8 +144,7 @@ def test_a_setting_that_makes_no_sense_is_one_line() -> None:
     assert "EMBEDDER_PORT" in line
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("sig", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_a_signal_ends_a_server_with_status_0(sig: signal.Signals, workers: int) -> None:
     port = free_port()
     with server(port=port, workers=workers) as process:
