@@ -195,16 +195,16 @@ class RedisCache:
     async def _ask(self, *command: str | bytes | int) -> object:
         if self._breaker.open:
             raise Unavailable
-        connection = None
         try:
             with fail_after(self._timeout):
                 connection = await self._connections.take(self._timeout)
+        except TimeoutError as error:  # one is being made, or a crowd waits: no failure of redis
+            raise Unavailable from error
+        try:
+            with fail_after(self._timeout):
                 answer = await self._answer(connection, command)
-        except Unavailable:
-            raise
         except Exception as error:  # whatever comes from there must not reach a request
-            if connection is not None:  # else a crowd waits, or one is being made
-                self._failed(error)
+            self._failed(error)
             if isinstance(error, Disconnected):
                 await self._connections.drop_idle()
             raise Unavailable from error

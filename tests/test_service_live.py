@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import signal
@@ -10,8 +9,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import redis
 from embedder import AudioEmbedder, load_audio
 from service.app import create_app
 from service.protocol import HeadDeadline
+from tests.redis_kit import needs_redis, redis_server
 from tests.service_kit import (
     RATE,
     FakeModel,
@@ -38,29 +36,7 @@ from tests.shared import SHARED, needs_shared
 from tests.sounds import wav_of
 
 CHECKPOINT = SHARED / "weights/mn04_as_mAP_432.pt"
-needs_redis = pytest.mark.skipif(
-    shutil.which("redis-server") is None, reason="no redis-server on the path"
-)
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on the path")
-
-
-@contextmanager
-def redis_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A redis of our own; ended on leaving, if it was not before."""
-    options = ["--port", str(port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(
-        ["redis-server", *options, "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL
-    ) as process:
-        try:
-            _await_port(port)
-            yield process
-        finally:
-            process.kill()
-
-
-def _await_port(port: int) -> None:
-    with socket.socket() as probe:
-        until(lambda: probe.connect_ex(("127.0.0.1", port)) in (0, errno.EISCONN), True)
 
 
 def curl(*arguments: str) -> Any:
