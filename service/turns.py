@@ -83,6 +83,8 @@ class Turns(Generic[T]):
     def _hand_out(self) -> None:
         while self._free and (line := self._next_line()):
             turn = line.popleft()
+            if turn.helper.cancelled():  # its task has not been told yet
+                continue
             turn.begun = self._clock()
             self._running.add(turn)
             turn.helper.set_result(self._free.pop())
@@ -100,5 +102,5 @@ class Turns(Generic[T]):
         if turn in self._running:
             self._running.remove(turn)
             self.add(turn.helper.result())
-        else:
+        elif turn in self._waiting[turn.large]:
             self._waiting[turn.large].remove(turn)
