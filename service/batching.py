@@ -82,8 +82,10 @@ class Batcher:
         executor: Executor,
         limits: BatchLimits,
         observe: Callable[[int, float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
+        self._clock = clock
         self._run = run
         self._executor = executor
         self._observe = observe or (lambda *_: None)
@@ -129,7 +131,7 @@ class Batcher:
     @property
     def oldest_seconds(self) -> float:
         """How long the oldest batch under way has taken; 0 while there is none."""
-        now = time.monotonic()
+        now = self._clock()
         return max((now - batch.since for batch in self._running), default=0.0)
 
     @property
@@ -138,7 +140,7 @@ class Batcher:
         return self._work_seconds() / self.limits.in_flight
 
     def _work_seconds(self) -> float:
-        now, seconds = time.monotonic(), 0.0
+        now, seconds = self._clock(), 0.0
         for job in (job for group in self._groups.values() for job in group):
             seconds += self._pace.seconds(job.width, job.samples)
         for batch in self._running:
@@ -179,7 +181,7 @@ class Batcher:
             raise NotReady("the server is stopping; ask another one")
         if self.waiting + self.abandoned >= self.limits.max_queue:
             raise Overloaded(self.backlog_seconds)
-        now = time.monotonic()
+        now = self._clock()
         due = self._pace.due(now, windows.shape[1], windows.numel())
         job = Job(windows, tuple(taps), asyncio.get_running_loop().create_future(), now, due)
         group = (job.taps, job.width)
@@ -230,7 +232,7 @@ class Batcher:
         full = sum(job.samples for job in jobs) >= self.limits.max_samples
         if full or not any(request.on_its_way for request in self._requests):
             return 0.0
-        return jobs[0].since + self.limits.max_wait - time.monotonic()
+        return jobs[0].since + self.limits.max_wait - self._clock()
 
     def _take(self, group: Group) -> Batch:
         """The most urgent jobs of a group up to `max_samples`, at least one."""
@@ -239,7 +241,7 @@ class Batcher:
         while count < len(jobs) and size + jobs[count].samples <= self.limits.max_samples:
             size += jobs[count].samples
             count += 1
-        batch, jobs[:count] = Batch(jobs[:count]), []
+        batch, jobs[:count] = Batch(jobs[:count], self._clock()), []
         if not jobs:
             del self._groups[group]
         return batch
@@ -276,7 +278,7 @@ class Batcher:
         return results
 
     def _note(self, batch: Batch) -> None:
-        seconds = time.monotonic() - batch.since
+        seconds = self._clock() - batch.since
         self._observe(sum(len(job.windows) for job in batch.jobs), seconds)
         self._pace.note(batch.jobs[0].width, batch.samples, seconds)
 

@@ -6,8 +6,7 @@ Axes: n windows of one job, W samples a window, D values.
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -43,7 +42,7 @@ class Batch:
     """Jobs that the network computes now."""
 
     jobs: list[Job]
-    since: float = field(default_factory=time.monotonic)
+    since: float
 
     @property
     def samples(self) -> int:
