@@ -30,6 +30,7 @@ from embedder.errors import (
 )
 
 PROBLEM: Final = "application/problem+json"
+LONGEST_WAIT: Final = 300  # seconds that Retry-After names at most
 RETRY_SECONDS: Final = 10  # until what could not be loaded is tried again
 _log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Overloaded(ServiceError):
     code = "overloaded"
 
     def __init__(self, retry_after: float) -> None:
-        seconds = str(min(60, max(1, round(retry_after))))
+        seconds = str(min(LONGEST_WAIT, max(1, round(retry_after))))
         super().__init__(
             f"the server is busy; send this request again in {seconds} s", {"retry-after": seconds}
         )

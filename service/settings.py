@@ -98,7 +98,10 @@ class Settings(BaseSettings):
     max_wait_ms: float = Field(default=4.0, ge=0)
 
     # Decoding
-    decode_workers: PositiveInt = Field(default_factory=lambda: min(4, available_cores()))
+    decode_workers: PositiveInt = Field(
+        default_factory=lambda: max(2, min(4, available_cores())),
+        description="Of several, one is left to short uploads.",
+    )
     decode_memory: PositiveInt = Field(
         default=1536 * MiB, description="Address space of one decoder."
     )
