@@ -6,13 +6,11 @@ One job at a time each, so that a death has one cause. The event loop only copie
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import mmap
 import os
 import sys
-import tempfile
 from asyncio import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,6 +24,7 @@ from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, 
 from embedder.libav import DecodeLimits
 from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
 from service.errors import NotReady
+from service.shared_memory import shared_file
 from service.turns import Turns
 
 START_SECONDS: Final = 60.0
@@ -67,8 +66,12 @@ class Decoder:
     @classmethod
     async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
         """A child that has loaded all it needs; it knows nothing of this server's environment."""
-        file = _shared_file()
-        reading, writing = os.pipe()
+        file = shared_file(SHARED_BYTES)
+        try:
+            reading, writing = os.pipe()
+        except OSError:
+            os.close(file)
+            raise
         pipe = os.fdopen(writing, "wb", buffering=0)
         try:
             shared = mmap.mmap(file, SHARED_BYTES)
@@ -177,20 +180,6 @@ class Decoder:
             return await self.process.stdout.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise DecoderDied from error
-
-
-def _shared_file() -> int:
-    """A file descriptor of so much memory, of which only what is written takes any."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(file, SHARED_BYTES)
-        # Whatever takes over the child could end this process by making the file shorter.
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-        return file
-    with tempfile.TemporaryFile() as named_nowhere:
-        file = os.dup(named_nowhere.fileno())
-    os.ftruncate(file, SHARED_BYTES)
-    return file
 
 
 def _log_start(error: BaseException) -> None:
