@@ -157,7 +157,7 @@ def test_a_signal_ends_a_server_with_status_0(sig: signal.Signals, workers: int)
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_second_signal_does_not_wait_for_requests(workers: int) -> None:
     port = free_port()
     with server(port=port, workers=workers) as process:
@@ -173,6 +173,7 @@ def test_a_second_signal_does_not_wait_for_requests(workers: int) -> None:
     assert code == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced() -> None:
     port = free_port()
     with server(port=port, workers=2) as process:
