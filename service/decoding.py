@@ -79,7 +79,7 @@ class Decoder:
         try:
             shared = mmap.mmap(file, SHARED_BYTES)
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "service.decode_worker"),
+                *(sys.executable, "-P", "-m", "service.decode_worker"),  # -P: not from this folder
                 json.dumps({**asdict(limits), "memory": memory, "shared": file}),
                 pass_fds=[file],
                 stdin=reading,

@@ -165,6 +165,17 @@ async def test_an_upload_larger_than_the_shared_memory_is_decoded_too() -> None:
         assert (await pool.decode(upload, RATE)).samples.size == 550 * RATE
 
 
+async def test_a_folder_with_modules_of_these_names_is_not_imported_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "service").mkdir()
+    for name in ("service/__init__.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('a stranger was imported')", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    async with decoders() as pool:
+        assert len((await pool.decode(CLIP, RATE)).samples) == RATE
+
+
 async def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.decoding.GRACE_SECONDS", -9.9)
     async with decoders() as pool:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import httpx
 
+from embedder.children import import_path
 from embedder.errors import BadRequest
 from embedder.extras import require
 
@@ -52,6 +53,7 @@ class Launch:
         settings = {"PORT": str(port), "DEVICE": "cpu", **self.settings}
         named = {f"{_PREFIX}{name}": value for name, value in settings.items()}
         places = {"PYTHONPATH": self.tree, "XDG_CACHE_HOME": self.cache}
+        kept |= import_path()
         return kept | named | {name: str(path) for name, path in places.items() if path}
 
 
