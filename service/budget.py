@@ -21,17 +21,11 @@ _REMEDY: Final = "use a larger hop_ms, fewer taps or a shorter clip"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Windows for the network, the samples of each, their sum, and the values of the answer."""
+    """Windows for the network, the seconds they sum up to, and the values of the answer."""
 
     windows: int
-    width: int
     seconds: float
     values: int
-
-    @property
-    def samples(self) -> int:
-        """Samples of all windows together."""
-        return self.windows * self.width
 
     @property
     def bytes(self) -> int:
@@ -42,9 +36,8 @@ class Cost:
     def of(cls, task: ResolvedTask, samples: int, model: WindowModel) -> Cost:
         """The cost of a task for a clip of so many samples."""
         windows = task.plan.n_windows(samples)
-        length = samples if task.whole(samples) else task.plan.window
-        values = math.prod(task.shape(samples, model))
-        return cls(windows, length, windows * length / model.sample_rate, values)
+        seconds = windows * task.width(samples) / model.sample_rate
+        return cls(windows, seconds, math.prod(task.shape(samples, model)))
 
 
 @dataclass(frozen=True, slots=True)

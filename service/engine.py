@@ -138,7 +138,8 @@ class Engine:
                 if values is not None:
                     state = "hit"
                 else:
-                    request.arrived(cost.samples, cost.width)
+                    width = upload.task.width(decoded.samples.size)
+                    request.arrived(cost.windows * width, width)
                     started = time.perf_counter()
                     values = await self._held(cost, self._infer(decoded.samples, upload, request))
                     timings["infer"] = time.perf_counter() - started
