@@ -533,7 +533,7 @@ def test_selections_beyond_the_first_share_a_network(
     exact = model_of(NETWORKS["mn"]).features(wave)
     for number in range(1, 12):
         taps = [f"b{number}", "mel", f"b{number + 2}"]
-        for tap, vector in model.features(wave, taps).items():
+        for tap, vector in model.features(wave, taps=taps).items():
             assert distance(vector, exact[tap]) < 1e-5
     assert len(compiled) == selections.OWN + 1
     bounds = {options["CPU_RUNTIME_CACHE_CAPACITY"] for options, _ in compiled}
