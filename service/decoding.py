@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from asyncio import subprocess
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import BinaryIO, Final
@@ -185,6 +186,10 @@ class Decoder:
             raise DecoderDied from error
 
 
+async def _at_once() -> None:
+    """There is room."""
+
+
 def _too_slow(seconds: float | None) -> AudioTooLarge:
     return AudioTooLarge(f"not decoded within {seconds} s; send a shorter clip, or WAV or FLAC")
 
@@ -232,8 +237,10 @@ class DecoderPool:
         await asyncio.gather(*(decoder.stop() for decoder in self._all))
         self._all.clear()
 
-    async def decode(self, upload: bytes, sample_rate: int) -> Decoded:
-        """Decode and resample.
+    async def decode(
+        self, upload: bytes, sample_rate: int, room: Callable[[], Awaitable[None]] = _at_once
+    ) -> Decoded:
+        """Decode and resample; once it is this job's turn, and there is room for its samples.
 
         A child that dies is replaced and the job tried once more: the first death may have been
         another's fault (the machine short of memory), the second is this file's.
@@ -245,6 +252,11 @@ class DecoderPool:
         """
         # A job that still waits here is dropped when its client is gone.
         turn, decoder = await self._turns.take(len(upload))
+        try:
+            await room()
+        except BaseException:
+            self._turns.leave(turn)
+            raise
         # Shielded: a child cannot be interrupted, and must have finished before its next job.
         task = asyncio.create_task(self._decode(turn, decoder, upload, sample_rate))
         self._running.add(task)

@@ -59,7 +59,7 @@ class Engine:
         self.decoders = DecoderPool(
             settings.decode_workers, limits, settings.decode_memory, settings.decode_jobs
         )
-        self.uploads = Memory(settings.max_memory)
+        self.uploads = Memory(settings.max_memory, self._backlog_seconds)
         self.places = Places(settings.max_requests, self._backlog_seconds)
         self._audio = Memory(settings.max_memory)
         self._answers = Memory(settings.max_memory)
@@ -122,29 +122,28 @@ class Engine:
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
         rate = upload.served.model.sample_rate
         # As much as this audio could take, until it is known how much it does.
-        held = round(self.settings.max_seconds * rate) * _SAMPLE_BYTES
-        with self.places.take(), upload.served.batcher.expecting() as request:
-            await self._audio.wait(held)
-            try:
+        most = round(self.settings.max_seconds * rate) * _SAMPLE_BYTES
+        with (
+            self.places.take(),
+            upload.served.batcher.expecting() as request,
+            self._audio.hold() as audio,
+        ):
+            started = time.perf_counter()
+            decoded = await self.decoders.decode(upload.data, rate, lambda: audio.wait(most))
+            audio.keep(decoded.samples.nbytes)
+            cost = Cost.of(upload.task, decoded.samples.size, upload.served.model)
+            self._budget.check(cost)
+            timings = {"decode": time.perf_counter() - started}
+            key = _result_key(decoded.fingerprint, upload)
+            values = await self._known(key, upload, decoded, state)
+            if values is not None:
+                state = "hit"
+            else:
+                width = upload.task.width(decoded.samples.size)
+                request.arrived(cost.windows * width, width)
                 started = time.perf_counter()
-                decoded = await self.decoders.decode(upload.data, rate)
-                held, spare = decoded.samples.nbytes, held - decoded.samples.nbytes
-                self._audio.give_back(spare)
-                cost = Cost.of(upload.task, decoded.samples.size, upload.served.model)
-                self._budget.check(cost)
-                timings = {"decode": time.perf_counter() - started}
-                key = _result_key(decoded.fingerprint, upload)
-                values = await self._known(key, upload, decoded, state)
-                if values is not None:
-                    state = "hit"
-                else:
-                    width = upload.task.width(decoded.samples.size)
-                    request.arrived(cost.windows * width, width)
-                    started = time.perf_counter()
-                    values = await self._held(cost, self._infer(decoded.samples, upload, request))
-                    timings["infer"] = time.perf_counter() - started
-            finally:
-                self._audio.give_back(held)
+                values = await self._held(cost, self._infer(decoded.samples, upload, request))
+                timings["infer"] = time.perf_counter() - started
         self._remember(upload, decoded, key, values)
         for stage, seconds in timings.items():
             self._metrics.stage(stage, seconds)

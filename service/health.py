@@ -8,18 +8,26 @@ import urllib.error
 import urllib.request
 
 TIMEOUT_SECONDS = 4.0
+_THIS_MACHINE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def main() -> int:
     """Ask /readyz of this machine, without any of the server's imports."""
-    url = f"http://127.0.0.1:{os.environ.get('EMBEDDER_PORT', '8000')}/readyz"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=TIMEOUT_SECONDS):
+        with opener.open(url(), timeout=TIMEOUT_SECONDS):
             return 0
     except (urllib.error.URLError, OSError) as error:
-        sys.stderr.write(f"{url}: {error}\n")
+        sys.stderr.write(f"{url()}: {error}\n")
         return 1
+
+
+def url() -> str:
+    """What to ask: where the server listens, or this machine where it listens on all addresses."""
+    host = os.environ.get("EMBEDDER_HOST", "")
+    host = _THIS_MACHINE.get(host, host)
+    address = f"[{host}]" if ":" in host else host
+    return f"http://{address}:{os.environ.get('EMBEDDER_PORT', '8000')}/readyz"
 
 
 if __name__ == "__main__":

@@ -36,12 +36,14 @@ class Places:
 class Memory:
     """Bytes held together, by whoever takes them; each gives back what it took.
 
-    Who finds nothing held may exceed the budget: otherwise it could never be served.
+    A request larger than the budget is admitted when nothing else is held: otherwise it could
+    never be served. `retry_after` gives the seconds that an Overloaded names.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, retry_after: Callable[[], float] = lambda: 1.0) -> None:
         self.budget = budget
         self.held = 0
+        self._retry_after = retry_after
         self._turn = asyncio.Lock()  # first come, first served
         self._freed = asyncio.Event()
 
@@ -53,7 +55,7 @@ class Memory:
     def check(self, size: int) -> None:
         """Overloaded if there is no room for so many bytes now."""
         if not self._fits(size):
-            raise Overloaded(1)
+            raise Overloaded(self._retry_after())
 
     async def wait(self, size: int) -> None:
         """Take bytes as soon as there is room."""
@@ -62,6 +64,15 @@ class Memory:
                 self._freed.clear()
                 await self._freed.wait()
             self.held += size
+
+    @contextmanager
+    def hold(self) -> Iterator[Hold]:
+        """What one request holds, given back at the end."""
+        hold = Hold(self)
+        try:
+            yield hold
+        finally:
+            hold.keep(0)
 
     def hold_for(self, array: NDArray[Any], size: int) -> None:
         """Give back what was taken when this array is no longer used by anybody."""
@@ -80,3 +91,21 @@ class Memory:
 
     def _fits(self, size: int) -> bool:
         return not self.held or self.held + size <= self.budget
+
+
+class Hold:
+    """Bytes that one request holds."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._size = 0
+
+    async def wait(self, size: int) -> None:
+        """Take bytes as soon as there is room."""
+        await self._memory.wait(size)
+        self._size += size
+
+    def keep(self, size: int) -> None:
+        """Give back all but so many."""
+        self._memory.give_back(self._size - size)
+        self._size = size

@@ -56,7 +56,7 @@ class Turns(Generic[T]):
         try:
             return turn, await turn.helper
         except asyncio.CancelledError:
-            self._leave(turn)
+            self.leave(turn)
             raise
 
     def add(self, helper: T) -> None:
@@ -97,8 +97,8 @@ class Turns(Generic[T]):
             lines = [short] if short else []
         return min(lines, key=lambda line: line[0].due, default=None)
 
-    def _leave(self, turn: Turn[T]) -> None:
-        """Its task was cancelled while it waited, perhaps just after it got a helper."""
+    def leave(self, turn: Turn[T]) -> None:
+        """Give up a turn before any work was done, with its helper if it has got one."""
         if turn in self._running:
             self._running.remove(turn)
             self.add(turn.helper.result())

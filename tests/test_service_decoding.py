@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from embedder.audio import HTTP_LIMITS
 from embedder.errors import AudioTooLarge, BadAudio
 from service.cache import fingerprint
 from service.decode_worker import SHARED_BYTES
-from service.decoding import Decoder, DecoderDied, DecoderPool
+from service.decoding import Decoded, Decoder, DecoderDied, DecoderPool
 from service.errors import NotReady
 from tests.service_kit import RATE, decoder_pids, eventually, wav
 
@@ -88,6 +89,29 @@ async def test_a_file_that_uses_up_the_processor_time_is_too_slow_and_not_tried_
             await job
         assert decoder_pids(pool) == []
         assert (await pool.decode(CLIP, RATE)).samples.size == RATE
+
+
+async def test_memory_is_asked_for_when_a_decoder_is_free() -> None:
+    asked: list[int] = []
+    free = asyncio.Event()
+
+    async def room(number: int) -> None:
+        asked.append(number)
+        await free.wait()
+
+    async with decoders() as pool:
+        jobs = [
+            asyncio.ensure_future(pool.decode(wav(seed=n), RATE, partial(room, n)))
+            for n in range(4)
+        ]
+        await eventually(lambda: asked == [0])
+        await asyncio.sleep(0.05)
+        assert asked == [0]
+        jobs[0].cancel()  # while it waits for memory: the decoder is the next job's
+        await eventually(lambda: asked == [0, 1])
+        free.set()
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [isinstance(result, Decoded) for result in results] == [False, True, True, True]
 
 
 async def test_a_waiting_job_is_dropped_with_its_client() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from embedder.errors import DownloadFailed, WeightsMismatch, WeightsNotFound
+from service import health
 from service.app import create_app
 from service.decoding import Decoder, DecoderDied
 from service.pace import Pace
@@ -32,6 +33,25 @@ CLIP = wav(RATE)
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        (None, "http://127.0.0.1:8000/readyz"),
+        ("0.0.0.0", "http://127.0.0.1:8000/readyz"),
+        ("::", "http://[::1]:8000/readyz"),
+        ("10.1.2.3", "http://10.1.2.3:8000/readyz"),
+    ],
+)
+def test_a_container_asks_where_its_server_listens(
+    host: str | None, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMBEDDER_PORT", raising=False)
+    monkeypatch.delenv("EMBEDDER_HOST", raising=False)
+    if host is not None:
+        monkeypatch.setenv("EMBEDDER_HOST", host)
+    assert health.url() == url
 
 
 class Shelf(dict[str, FakeModel]):
