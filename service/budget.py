@@ -21,11 +21,17 @@ _REMEDY: Final = "use a larger hop_ms, fewer taps or a shorter clip"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Windows for the network, the seconds they sum up to, and the values of the answer."""
+    """Windows for the network, the samples of each, their sum, and the values of the answer."""
 
     windows: int
+    width: int
     seconds: float
     values: int
+
+    @property
+    def samples(self) -> int:
+        """Samples of all windows together."""
+        return self.windows * self.width
 
     @property
     def bytes(self) -> int:
@@ -38,7 +44,7 @@ class Cost:
         windows = task.plan.n_windows(samples)
         length = samples if task.whole(samples) else task.plan.window
         values = math.prod(task.shape(samples, model))
-        return cls(windows, windows * length / model.sample_rate, values)
+        return cls(windows, length, windows * length / model.sample_rate, values)
 
 
 @dataclass(frozen=True, slots=True)

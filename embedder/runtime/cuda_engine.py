@@ -15,6 +15,7 @@ from torch import Tensor
 from embedder.frame_mn import FrameMN
 from embedder.runtime import Network, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
+from embedder.runtime.selections import Selections
 
 # Batches are filled up to the next of these, so that few graphs are captured.
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -40,9 +41,9 @@ class Captured(NamedTuple):
 
 
 class CUDARuntime:
-    """One graph for each selection of features and batch size, at the usual window lengths.
+    """One graph for each of the first selections of features and each batch size.
 
-    Windows of other lengths run without a graph.
+    That is at the usual window lengths; windows of other lengths run without a graph.
     """
 
     def __init__(self, network: Network) -> None:
@@ -50,6 +51,7 @@ class CUDARuntime:
         self._frontend = network.frontend
         self._backbone = halved(network.backbone)
         self._frames = network.frames
+        self._selections = Selections(network.backbone)
         self._captured: dict[Shape, Captured] = {}
         self._lock = threading.Lock()  # a graph has one input
 
@@ -68,13 +70,15 @@ class CUDARuntime:
         clips, _, frames = mel.shape
         if frames not in self._frames:
             return [output.float() for output in outputs_of(self._backbone, mel, names)]
-        shape = Shape(names, next(size for size in SIZES if size >= clips), frames)
+        selection = self._selections.with_all_of(names)
+        shape = Shape(selection, next(size for size in SIZES if size >= clips), frames)
         if shape not in self._captured:
             self._captured[shape] = self._capture(shape, mel)
         captured = self._captured[shape]
         captured.mel[:clips].copy_(mel)
         captured.graph.replay()
-        return [output[:clips].to(torch.float32, copy=True) for output in captured.outputs]
+        outputs = (captured.outputs[selection.index(name)] for name in names)
+        return [output[:clips].to(torch.float32, copy=True) for output in outputs]
 
     def _capture(self, shape: Shape, like: Tensor) -> Captured:
         mel = like.new_zeros(shape.clips, like.shape[1], shape.frames)

@@ -24,10 +24,10 @@ from embedder import __version__
 from embedder.allocator import keep_freed_memory
 from embedder.checkpoints import cache_dir
 from embedder.dymn import DyMN
-from embedder.frame_mn import STRONG, FrameMN
 from embedder.runtime import Network, backbone_names, features_of, joined, kept
 from embedder.runtime.conversion import ANY, KERNELS, Graph, convert
 from embedder.runtime.openvino_library import openvino
+from embedder.runtime.selections import Selections
 from embedder.runtime.state import fingerprint
 from embedder.runtime.tracing import TracedLogMel
 from embedder.threads import threads
@@ -42,13 +42,10 @@ RUN_FRAMES: Final = 1024
 MANY: Final = 16
 # Networks that are compiled several times, each for some of the threads.
 MAX_COPIES: Final = 4
-# Selections of features that have compiled networks of their own, the first that are asked for; all
-# others run on one that gives every feature, which takes 11 to 30 % longer. More than these would
-# take memory and threads without end, and seconds each.
-SELECTIONS: Final = 4
-# What OpenVINO keeps of the shapes it has met, for each compiled network: of some 100 entries a
-# shape. Its own bound is 5000, which hundreds of lengths fill with gigabytes.
-SHAPE_ENTRIES: Final = 500
+# What OpenVINO keeps of the shapes it has met, in each compiled network: two shapes of some 100
+# entries, such as full batches of timestamps and what is left of them. Its own bound is 5000, which
+# hundreds of lengths fill with gigabytes, and gains at most a tenth of the time.
+SHAPE_ENTRIES: Final = 250
 # Raised when converting changes what comes out of it.
 CONVERSION: Final = 2
 
@@ -67,7 +64,7 @@ class OpenVINORuntime:
         self._pool = single_threaded(self._threads)
         self._under_way = 0  # parts of all calls
         self._requests: dict[tuple[Graph, int], LifoQueue[Any]] = {}
-        self._selections = [every_name(network.backbone)]
+        self._selections = Selections(network.backbone)
         self._lock = threading.Lock()
 
     def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
@@ -77,7 +74,7 @@ class OpenVINORuntime:
         share a part wait for each other.
         """
         frames = self._network.frontend.n_frames(windows[0].shape[1])
-        selection = self._selection(backbone_names(names))
+        selection = self._selections.with_all_of(backbone_names(names))
         graph = self._plan(selection, sum(map(len, windows)), frames)
         at_once = max(1, RUN_FRAMES // frames) if graph.clips == ANY else graph.clips
         groups = windows if at_once == 1 else [joined(windows)]
@@ -125,15 +122,6 @@ class OpenVINORuntime:
         self, mel: Tensor, names: Collection[str], graph: Graph, streams: int
     ) -> dict[str, Tensor]:
         return features_of(mel, names, partial(self._run, graph=graph, streams=streams))
-
-    def _selection(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """What a network gives that gives these, and more if there are too many selections."""
-        with self._lock:
-            if names not in self._selections:
-                if len(self._selections) > SELECTIONS:
-                    return self._selections[0]
-                self._selections.append(names)
-            return names
 
     def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> Graph:
         """Of fixed shape where that pays: 7 % for static networks, half for mixed kernels."""
@@ -217,12 +205,6 @@ class OpenVINORuntime:
         key = json.dumps((network.identity, front_end, versions, graph, KERNELS))
         digest = hashlib.sha256(key.encode()).hexdigest()[:32]
         return cache_dir() / "openvino" / digest
-
-
-def every_name(backbone: Any) -> tuple[str, ...]:
-    """All features that a backbone gives, in the order in which engines give them."""
-    frames = {STRONG} if isinstance(backbone, FrameMN) else set()
-    return backbone_names({*backbone.tap_sizes, *frames})
 
 
 def single_threaded(count: int) -> ThreadPoolExecutor:
