@@ -155,10 +155,10 @@ def test_ctrl_c_keeps_what_is_finished(
     arguments = ["embed", str(tmp_path), "-o", str(tmp_path / "out.parquet")]
     scene, calls = AudioEmbedder.scene, iter(range(9))
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return scene(*arguments)
+        return scene(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(AudioEmbedder, "scene", interrupted)
