@@ -23,6 +23,7 @@ Threshold: TypeAlias = float | Sequence[float] | Mapping[str, float]
 
 THRESHOLD: Final = 0.5
 MEDIAN: Final = 9  # frames: the best for fmn10 (section III-B)
+_COMPARED_AT_ONCE: Final = 1 << 22  # 16 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,16 @@ class EventRules:
 class MedianFilter:
     """Median over `width` frames [t, N] that come in pieces; mirrored at the clip's ends.
 
-    All pieces together give what the whole would: as many frames as came in.
+    All pieces together give what the whole would: as many frames as came in. With a `floor` [N],
+    only medians that reach it are computed, and 0 stands for all others. `compared` counts the
+    values that went into medians: what the filter costs.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, floor: NDArray[np.float64] | None = None) -> None:
+        self.compared = 0
         self._width = width
         self._half = width // 2
+        self._floor = floor
         self._held: Frames | None = None
         self._begun = False
 
@@ -112,8 +117,27 @@ class MedianFilter:
         if len(held) < self._width:
             return held[:0]
         windows = sliding_window_view(held, self._width, axis=0)  # t N width
-        median: Frames = np.partition(windows, self._half, axis=-1)[..., self._half]
-        return median
+        if self._floor is None:
+            self.compared += windows.size
+            return self._medians(windows)
+        medians = np.zeros(windows.shape[:2], np.float32)
+        rows, columns = np.nonzero(self._reached(held, self._floor))
+        self.compared += rows.size * self._width
+        for first in range(0, rows.size, step := max(1, _COMPARED_AT_ONCE // self._width)):
+            some = rows[first : first + step], columns[first : first + step]
+            medians[some] = self._medians(windows[some])
+        return medians
+
+    def _medians(self, windows: Frames) -> Frames:
+        medians: Frames = np.partition(windows, self._half, axis=-1)[..., self._half]
+        return medians
+
+    def _reached(self, held: Frames, floor: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which medians [t, N] reach the floor: those of windows most of whose values do."""
+        count = np.zeros((len(held) + 1, held.shape[1]), np.int32)
+        np.cumsum(held >= floor, axis=0, out=count[1:])
+        reached: NDArray[np.bool_] = count[self._width :] - count[: -self._width] > self._half
+        return reached
 
 
 @dataclass(slots=True)
@@ -130,9 +154,14 @@ class EventFinder:
 
     def __init__(self, rules: EventRules) -> None:
         self._rules = rules
-        self._median = MedianFilter(rules.median)
+        self._median = MedianFilter(rules.median, rules.thresholds)
         self._open: dict[int, _Run] = {}  # by class: may still grow
         self._seen = 0
+
+    @property
+    def compared(self) -> int:
+        """Values that went into medians by now: what the events cost."""
+        return self._median.compared
 
     def push(self, frames: Frames) -> list[Event]:
         """The events that are over by now, by onset."""

@@ -3,6 +3,9 @@
     windows ─ frontend ─ backbone ─ taps ─ mean over windows ─ embedding
     B n W     N M F      N C f t    N D    B D
 
+What may be given as audio is in `embedder.waveforms`; what can be asked of whole clips, and of
+audio that arrives in blocks, in `embedder.clips` and `embedder.streams`.
+
 Axes: B clips, S samples, n windows a clip, N = B n, W samples a window, T timestamps, D values.
 """
 
@@ -180,7 +183,7 @@ class AudioEmbedder(WholeClips):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AudioEmbedder:
         """What `to`, `half`, `cuda` and the like do to every tensor, after a try with one."""
         try:
-            dtype = fn(torch.zeros(1)).dtype
+            dtype = fn(torch.zeros(1, dtype=torch.float32)).dtype
         except (AssertionError, RuntimeError) as error:
             raise BadRequest(f"the model cannot be moved there: {error}") from error
         if dtype != torch.float32:

@@ -3,69 +3,67 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-import uvicorn
 from pydantic import ValidationError
 
 from embedder.children import keep_children_safe
-from embedder.errors import EmbedderError
 from embedder.threads import wait_asleep
-from service.protocol import BoundedHttp
+from service.listening import CannotListen, listen, url
+from service.serving import LOG_FORMAT, Exit, run, stop_signals
 from service.settings import Settings, faults
+from service.workers import Workers
 
-_FACTORY = "service.app:create_app"
+_log = logging.getLogger("service")
 
 
 def serve(settings: Settings | None = None) -> int:
-    """Serve until a signal ends it; the process's exit code.
-
-    With several workers each process reads its settings from the environment again.
-    """
+    """Serve until a signal ends it; the process's exit code (`service.serving.Exit`)."""
     keep_children_safe()
     wait_asleep()
-    from service.app import create_app  # imports torch
-
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     try:
         settings = settings or Settings()
+        sockets = listen(settings.host, settings.port)
     except ValidationError as error:
         for fault in faults(error):
-            logging.getLogger(__name__).error("%s", fault)
-        return 2
-    options: dict[str, Any] = {
-        "host": settings.host,
-        "port": settings.port,
-        "http": BoundedHttp,
-        "access_log": False,
-        "server_header": False,
-        "timeout_keep_alive": 30,
-        "timeout_graceful_shutdown": round(settings.drain_seconds),
-        "log_config": None,
-    }
-    if settings.workers > 1:
-        uvicorn.run(_FACTORY, factory=True, workers=settings.workers, **options)
-        return 0
+            _log.error("%s", fault)
+        return Exit.SETTINGS
+    except CannotListen as error:
+        _log.error("%s", error)
+        return Exit.ADDRESS
     try:
-        app = create_app(settings)
-    except EmbedderError as error:
-        logging.getLogger(__name__).error("%s", error)
-        return 2
-    server = Server(uvicorn.Config(app, **options))
-    server.run()
-    return 0 if server.started else 3
+        _log.info("listening on %s; loading %s", url(sockets[0]), settings.model)
+        if settings.workers > 1:
+            return Workers(settings, sockets).run()
+        with _stopping_early():
+            return run(settings, sockets)
+    finally:
+        for taken in sockets:
+            taken.close()
 
 
-class Server(uvicorn.Server):
-    """Says 503 on /readyz from the signal on, while it finishes what it has."""
+@contextmanager
+def _stopping_early() -> Iterator[None]:
+    """A signal before the server handles signals is no error either."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sig: signal.signal(sig, _stop) for sig in stop_signals()}
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
-        app: Any = self.config.app
-        app.state.service.draining = True
-        super().handle_exit(sig, frame)
+
+def _stop(_: int, __: FrameType | None) -> None:
+    sys.exit(Exit.STOPPED)
 
 
 def main() -> None:

@@ -108,6 +108,11 @@ def _watch(service: Service) -> None:
         lambda: sum(one.batcher.waiting for one in models.loaded.values()),
     )
     gauge(
+        "embedder_oldest_batch_seconds",
+        "How long the oldest batch under way has taken.",
+        lambda: models.oldest_batch_seconds,
+    )
+    gauge(
         "embedder_busy_places",
         "Requests being decoded or computed.",
         lambda: service.engine.places.taken,

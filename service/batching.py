@@ -1,8 +1,9 @@
 """Equal-length windows of different requests go through the network together.
 
 One batcher a model; batchers of one device share its threads. While the device computes, jobs
-gather; when it is free, the group with the oldest job goes next. It waits to grow only while
-other requests are known to be on their way (`expecting`), so a lone request never waits.
+gather; when it is free, the group with the most urgent job goes next: short jobs overtake long
+ones, within bounds (`service.pace`). It waits to grow only while other requests are known to be
+on their way (`expecting`), so a lone request never waits.
 
 Windows are never padded to fit a batch: that would change their features.
 
@@ -14,26 +15,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from embedder.errors import EmbedderError
 from service.errors import NonFiniteResult, NotReady, Overloaded
+from service.jobs import Batch, Features, Job
+from service.pace import Pace
 
-Features: TypeAlias = dict[str, NDArray[np.float32]]  # {tap: [n, D]}
 # [n, W], ... -> {tap: [N, D]}
 Run: TypeAlias = Callable[[Sequence[Tensor], Sequence[str]], dict[str, Tensor]]
 Group: TypeAlias = tuple[tuple[str, ...], int]  # taps, W
 
-_SMOOTHING: Final = 0.2
+_SMOOTHING: Final = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -50,19 +51,26 @@ class BatchLimits:
     in_flight: int = 1
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """Windows [n, W] of one request."""
+class Request:
+    """A request's work for one model: on its way, then known, then submitted piece by piece."""
 
-    windows: Tensor
-    taps: tuple[str, ...]
-    reply: asyncio.Future[Features]
-    since: float = field(default_factory=time.monotonic)
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+        self.on_its_way = True
+        self.owed = 0  # samples that are not submitted yet
+        self.width = 0
 
-    @property
-    def samples(self) -> int:
-        """What it adds to a batch."""
-        return self.windows.numel()
+    def arrived(self, samples: int = 0, width: int = 0) -> None:
+        """It is known to be of so many samples, in windows of so many; 0: of no more."""
+        if self.on_its_way:
+            self.on_its_way = False
+            self.owed, self.width = samples, width
+            self._batcher.expected(samples)
+
+    async def submit(self, windows: Tensor, taps: Sequence[str]) -> Features:
+        """`Batcher.submit` of the next piece."""
+        self.owed = max(0, self.owed - windows.numel())
+        return await self._batcher.submit(windows, taps)
 
 
 class Batcher:
@@ -74,17 +82,21 @@ class Batcher:
         executor: Executor,
         limits: BatchLimits,
         observe: Callable[[int, float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
+        self._clock = clock
         self._run = run
         self._executor = executor
         self._observe = observe or (lambda *_: None)
-        self._groups: dict[Group, deque[Job]] = {}
-        self._expected = 0
+        self._groups: dict[Group, list[Job]] = {}  # the most urgent job first
+        self._running: list[Batch] = []
+        self._requests: set[Request] = set()
+        self._typical = 0.0  # samples of a request
         self._changed = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
         self._open = False
-        self._seconds_per_sample = 0.0
+        self._pace = Pace()
 
     def start(self) -> None:
         """Begin to work; within a running event loop."""
@@ -112,28 +124,49 @@ class Batcher:
         return sum(len(group) for group in self._groups.values())
 
     @property
+    def abandoned(self) -> int:
+        """Jobs that the network computes although nobody waits for them any more."""
+        return sum(job.reply.cancelled() for batch in self._running for job in batch.jobs)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the oldest batch under way has taken; 0 while there is none."""
+        now = self._clock()
+        return max((now - batch.since for batch in self._running), default=0.0)
+
+    @property
     def backlog_seconds(self) -> float:
-        """About how long what waits will take."""
-        samples = sum(job.samples for group in self._groups.values() for job in group)
-        return samples * self._seconds_per_sample / self.limits.in_flight
+        """About how long all that is known to this batcher will take."""
+        return self._work_seconds() / self.limits.in_flight
+
+    def _work_seconds(self) -> float:
+        now, seconds = self._clock(), 0.0
+        for job in (job for group in self._groups.values() for job in group):
+            seconds += self._pace.seconds(job.width, job.samples)
+        for batch in self._running:
+            whole = self._pace.seconds(batch.jobs[0].width, batch.samples)
+            seconds += max(0.0, whole - (now - batch.since))
+        for request in self._requests:
+            samples = round(self._typical) if request.on_its_way else request.owed
+            seconds += self._pace.seconds(request.width or samples, samples)
+        return seconds
 
     @contextmanager
-    def expecting(self) -> Iterator[Callable[[], None]]:
-        """One more job is on its way, until this ends or what it gives is called."""
-        on_its_way = True
-        self._expected += 1
-
-        def arrived() -> None:
-            nonlocal on_its_way
-            if on_its_way:
-                on_its_way = False
-                self._expected -= 1
-                self._changed.set()
-
+    def expecting(self) -> Iterator[Request]:
+        """One more request is on its way, until this ends or it has arrived."""
+        request = Request(self)
+        self._requests.add(request)
         try:
-            yield arrived
+            yield request
         finally:
-            arrived()
+            self._requests.discard(request)
+            self._changed.set()
+
+    def expected(self, samples: int) -> None:
+        """A request that was on its way is known now."""
+        if samples:
+            self._typical += _SMOOTHING * (samples - self._typical) if self._typical else samples
+        self._changed.set()
 
     async def submit(self, windows: Tensor, taps: Sequence[str]) -> Features:
         """Features of windows [n, W], as `window_features` names them: {tap: [n, D]}.
@@ -146,23 +179,32 @@ class Batcher:
         """
         if not self.alive:
             raise NotReady("the server is stopping; ask another one")
-        if self.waiting >= self.limits.max_queue:
+        if self.waiting + self.abandoned >= self.limits.max_queue:
             raise Overloaded(self.backlog_seconds)
-        job = Job(windows, tuple(taps), asyncio.get_running_loop().create_future())
-        self._groups.setdefault((job.taps, windows.shape[1]), deque()).append(job)
+        now = self._clock()
+        due = self._pace.due(now, windows.shape[1], windows.numel())
+        job = Job(windows, tuple(taps), asyncio.get_running_loop().create_future(), now, due)
+        group = (job.taps, job.width)
+        insort(self._groups.setdefault(group, []), job, key=lambda other: other.due)
         self._changed.set()
-        return await job.reply
+        try:
+            return await job.reply
+        except asyncio.CancelledError:
+            self._forget(group, job)
+            raise
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := await self._collect():
-            started = time.monotonic()
+            self._running.append(batch)
             try:
-                results = await loop.run_in_executor(self._executor, self._results, batch)
+                results = await loop.run_in_executor(self._executor, self._results, batch.jobs)
             except Exception as error:  # the worker outlives whatever a batch does
-                results = [error] * len(batch)
-            self._note(batch, time.monotonic() - started)
-            for job, result in zip(batch, results, strict=True):
+                results = [error] * len(batch.jobs)
+            finally:
+                self._running.remove(batch)
+            self._note(batch)
+            for job, result in zip(batch.jobs, results, strict=True):
                 if job.reply.done():  # the client has hung up
                     continue
                 if isinstance(result, Exception):
@@ -170,47 +212,47 @@ class Batcher:
                 else:
                     job.reply.set_result(result)
 
-    async def _collect(self) -> list[Job]:
-        """The next batch; empty when the batcher closes."""
+    async def _collect(self) -> Batch | None:
+        """The next batch; None when the batcher closes."""
         while self._open:
             self._changed.clear()
-            self._forget_cancelled()
             if not self._groups:
                 await self._changed.wait()
                 continue
-            group = min(self._groups, key=lambda key: self._groups[key][0].since)
+            group = min(self._groups, key=lambda key: self._groups[key][0].due)
             patience = self._patience(self._groups[group])
             if patience > 0:
                 await _wait(self._changed, patience)
                 continue
             return self._take(group)
-        return []
+        return None
 
-    def _patience(self, jobs: deque[Job]) -> float:
+    def _patience(self, jobs: list[Job]) -> float:
         """Seconds that this group may still wait to grow."""
         full = sum(job.samples for job in jobs) >= self.limits.max_samples
-        if full or not self._expected:
+        if full or not any(request.on_its_way for request in self._requests):
             return 0.0
-        return jobs[0].since + self.limits.max_wait - time.monotonic()
+        return jobs[0].since + self.limits.max_wait - self._clock()
 
-    def _take(self, group: Group) -> list[Job]:
-        """The oldest jobs of a group up to `max_samples`, at least one."""
+    def _take(self, group: Group) -> Batch:
+        """The most urgent jobs of a group up to `max_samples`, at least one."""
         jobs = self._groups[group]
-        batch = [jobs.popleft()]
-        size = batch[0].samples
-        while jobs and size + jobs[0].samples <= self.limits.max_samples:
-            batch.append(jobs.popleft())
-            size += batch[-1].samples
+        count, size = 1, jobs[0].samples
+        while count < len(jobs) and size + jobs[count].samples <= self.limits.max_samples:
+            size += jobs[count].samples
+            count += 1
+        batch, jobs[:count] = Batch(jobs[:count], self._clock()), []
         if not jobs:
             del self._groups[group]
         return batch
 
-    def _forget_cancelled(self) -> None:
-        self._groups = {
-            key: left
-            for key, jobs in self._groups.items()
-            if (left := deque(job for job in jobs if not job.reply.done()))
-        }
+    def _forget(self, group: Group, job: Job) -> None:
+        """Nobody waits for this job any more: it is not computed, unless it already is."""
+        jobs = self._groups.get(group, [])
+        if job in jobs:
+            jobs.remove(job)
+            if not jobs:
+                del self._groups[group]
 
     def _results(self, batch: list[Job]) -> list[Features | Exception]:
         """Each job's features or its own error. Runs in a thread of the device."""
@@ -235,11 +277,10 @@ class Batcher:
             first = last
         return results
 
-    def _note(self, batch: list[Job], seconds: float) -> None:
-        self._observe(sum(len(job.windows) for job in batch), seconds)
-        pace = seconds / sum(job.samples for job in batch)
-        old = self._seconds_per_sample
-        self._seconds_per_sample = old + _SMOOTHING * (pace - old) if old else pace
+    def _note(self, batch: Batch) -> None:
+        seconds = self._clock() - batch.since
+        self._observe(sum(len(job.windows) for job in batch.jobs), seconds)
+        self._pace.note(batch.jobs[0].width, batch.samples, seconds)
 
 
 def _finite(arrays: Any) -> bool:

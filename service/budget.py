@@ -36,9 +36,8 @@ class Cost:
     def of(cls, task: ResolvedTask, samples: int, model: WindowModel) -> Cost:
         """The cost of a task for a clip of so many samples."""
         windows = task.plan.n_windows(samples)
-        length = samples if task.whole(samples) else task.plan.window
-        values = math.prod(task.shape(samples, model))
-        return cls(windows, windows * length / model.sample_rate, values)
+        seconds = windows * task.width(samples) / model.sample_rate
+        return cls(windows, seconds, math.prod(task.shape(samples, model)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,12 @@ One job at a time each, so that a death has one cause. The event loop only copie
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import mmap
 import os
 import signal
 import sys
-import tempfile
 from asyncio import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,6 +24,9 @@ from embedder.children import import_path
 from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
 from embedder.libav import DecodeLimits
 from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
+from service.errors import NotReady
+from service.shared_memory import shared_file
+from service.turns import Turn, Turns
 
 START_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 2.0  # beyond the decoder's own clock, for a parser that hangs
@@ -68,13 +69,17 @@ class Decoder:
     @classmethod
     async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
         """A child that has loaded all it needs; it knows nothing of this server's environment."""
-        file = _shared_file()
-        reading, writing = os.pipe()
+        file = shared_file(SHARED_BYTES)
+        try:
+            reading, writing = os.pipe()
+        except OSError:
+            os.close(file)
+            raise
         pipe = os.fdopen(writing, "wb", buffering=0)
         try:
             shared = mmap.mmap(file, SHARED_BYTES)
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "service.decode_worker"),
+                *(sys.executable, "-P", "-m", "service.decode_worker"),  # -P: not from this folder
                 json.dumps({**asdict(limits), "memory": memory, "shared": file}),
                 pass_fds=[file],
                 stdin=reading,
@@ -97,8 +102,11 @@ class Decoder:
         try:
             kind, _ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
             assert kind == READY
-        except BaseException:
+        except BaseException as error:
             await decoder.stop()
+            if isinstance(error, DecoderDied):
+                status = process.returncode
+                raise DecoderDied(f"its process ended with exit status {status}") from error
             raise
         return decoder
 
@@ -181,18 +189,9 @@ def _too_slow(seconds: float | None) -> AudioTooLarge:
     return AudioTooLarge(f"not decoded within {seconds} s; send a shorter clip, or WAV or FLAC")
 
 
-def _shared_file() -> int:
-    """A file descriptor of so much memory, of which only what is written takes any."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(file, SHARED_BYTES)
-        # Whatever takes over the child could end this process by making the file shorter.
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-        return file
-    with tempfile.TemporaryFile() as named_nowhere:
-        file = os.dup(named_nowhere.fileno())
-    os.ftruncate(file, SHARED_BYTES)
-    return file
+def _log_start(error: BaseException) -> None:
+    reason = error.__cause__ or error
+    _log.error("a decoder cannot be started: %s", str(reason) or f"not within {START_SECONDS:g} s")
 
 
 class DecoderPool:
@@ -204,14 +203,26 @@ class DecoderPool:
         self._max_jobs = max_jobs
         self._size = size
         # None: a child that is not started yet. The last one used is warm: taken first.
-        self._free: asyncio.LifoQueue[Decoder | None] = asyncio.LifoQueue()
+        self._turns: Turns[Decoder | None] = Turns(size)
         self._all: set[Decoder] = set()
         self._running: set[asyncio.Task[Decoded]] = set()
 
     async def start(self) -> None:
-        """Start all children."""
-        for decoder in await asyncio.gather(*(self._started() for _ in range(self._size))):
-            self._free.put_nowait(decoder)
+        """Start all children; NotReady where none can be. Others are tried again when needed."""
+        starts = (self._started() for _ in range(self._size))
+        results = await asyncio.gather(*starts, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures[:1]:
+            _log_start(failure)
+            if len(failures) == self._size:
+                raise failure
+        for result in results:
+            self._turns.add(result if isinstance(result, Decoder) else None)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """About how long what waits and what is being decoded will take."""
+        return self._turns.backlog_seconds
 
     async def close(self) -> None:
         """End all children; what still runs fails."""
@@ -230,11 +241,12 @@ class DecoderPool:
         Raises
         ------
         BadAudio, UnsupportedAudio, AudioTooLarge : as `embedder.audio.load_audio`.
+        NotReady : a child is needed and cannot be started.
         """
         # A job that still waits here is dropped when its client is gone.
-        decoder = await self._free.get()
+        turn, decoder = await self._turns.take(len(upload))
         # Shielded: a child cannot be interrupted, and must have finished before its next job.
-        task = asyncio.create_task(self._decode(decoder, upload, sample_rate))
+        task = asyncio.create_task(self._decode(turn, decoder, upload, sample_rate))
         self._running.add(task)
         task.add_done_callback(self._done)
         try:
@@ -251,7 +263,13 @@ class DecoderPool:
         if not task.cancelled():
             task.exception()  # seen, even if nobody waits any more
 
-    async def _decode(self, decoder: Decoder | None, upload: bytes, sample_rate: int) -> Decoded:
+    async def _decode(
+        self,
+        turn: Turn[Decoder | None],
+        decoder: Decoder | None,
+        upload: bytes,
+        sample_rate: int,
+    ) -> Decoded:
         try:
             for _ in range(2):
                 decoder = await self._fit(decoder)
@@ -271,7 +289,7 @@ class DecoderPool:
                     raise _too_slow(seconds) from error
             raise BadAudio("this file crashes the decoder; convert it to WAV or FLAC")
         finally:
-            self._free.put_nowait(decoder)
+            self._turns.done(turn, decoder)
 
     async def _fit(self, decoder: Decoder | None) -> Decoder:
         """This child, or a fresh one in its place."""
@@ -279,10 +297,17 @@ class DecoderPool:
             return decoder
         if decoder is not None:
             await self._stop(decoder)
-        return await self._started()
+        try:
+            return await self._started()
+        except NotReady as error:
+            _log_start(error)
+            raise
 
     async def _started(self) -> Decoder:
-        decoder = await Decoder.start(self.limits, self._memory)
+        try:
+            decoder = await Decoder.start(self.limits, self._memory)
+        except (DecoderDied, TimeoutError, OSError) as error:
+            raise NotReady("no decoder can be started; the server's log says why") from error
         self._all.add(decoder)
         return decoder
 

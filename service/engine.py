@@ -22,9 +22,11 @@ from embedder.audio import HTTP_LIMITS
 from embedder.errors import BadRequest
 from embedder.windows import cut
 from service import cache
+from service.batching import Request
 from service.budget import Budget, Cost
 from service.cache import Cache, Unavailable
 from service.decoding import Decoded, DecoderPool, decoder_version
+from service.errors import Overloaded
 from service.flights import Flights
 from service.limits import Memory, Places
 from service.metrics import Metrics
@@ -36,6 +38,9 @@ from service.tasks import Answer, CacheState, ResolvedTask, Task, Upload
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
 _PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
 _SAMPLE_BYTES: Final = 4
+_SMALL_ANSWER: Final = 1 << 18  # of those, all places together hold little
+# Longer, and clients that read slowly would keep those waiting who hold decoded audio.
+_ANSWER_SECONDS: Final = 5.0
 
 
 class Engine:
@@ -118,7 +123,7 @@ class Engine:
         rate = upload.served.model.sample_rate
         # As much as this audio could take, until it is known how much it does.
         held = round(self.settings.max_seconds * rate) * _SAMPLE_BYTES
-        with self.places.take(), upload.served.batcher.expecting() as arrived:
+        with self.places.take(), upload.served.batcher.expecting() as request:
             await self._audio.wait(held)
             try:
                 started = time.perf_counter()
@@ -133,9 +138,10 @@ class Engine:
                 if values is not None:
                     state = "hit"
                 else:
-                    arrived()
+                    width = upload.task.width(decoded.samples.size)
+                    request.arrived(cost.windows * width, width)
                     started = time.perf_counter()
-                    values = await self._held(cost, self._infer(decoded.samples, upload))
+                    values = await self._held(cost, self._infer(decoded.samples, upload, request))
                     timings["infer"] = time.perf_counter() - started
             finally:
                 self._audio.give_back(held)
@@ -159,19 +165,21 @@ class Engine:
             self._metrics.lookup("hit")
         return values
 
-    async def _infer(self, samples: NDArray[np.float32], upload: Upload) -> NDArray[np.float32]:
+    async def _infer(
+        self, samples: NDArray[np.float32], upload: Upload, request: Request
+    ) -> NDArray[np.float32]:
         """[S] -> [D], [n, D] for timestamps, or [T, N] for events."""
         task, rate = upload.task, upload.served.model.sample_rate
         count = task.plan.n_windows(samples.size)
         if task.asked.kind == "scene":
             total: NDArray[np.float64] = np.zeros(1)
-            async with aclosing(_features(samples, upload)) as groups:
+            async with aclosing(_features(samples, upload, request)) as groups:
                 async for group in groups:
                     total = total + group.sum(0, dtype=np.float64)
             return (total / count).astype(np.float32)
         rows: NDArray[np.float32] | None = None
         first = 0
-        async with aclosing(_features(samples, upload)) as groups:
+        async with aclosing(_features(samples, upload, request)) as groups:
             async for group in groups:
                 if rows is None:  # made whole at once: to join parts would take their memory again
                     rows = np.empty((count, *group.shape[1:]), np.float32)
@@ -184,10 +192,15 @@ class Engine:
         self, cost: Cost, work: Coroutine[Any, Any, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
         """The result of the work, whose memory is counted until its last reader is done."""
+        if cost.bytes <= _SMALL_ANSWER:
+            return await work
         try:
-            await self._answers.wait(cost.bytes)
-        except BaseException:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._answers.wait(cost.bytes)
+        except BaseException as error:
             work.close()
+            if isinstance(error, TimeoutError):
+                raise Overloaded(_ANSWER_SECONDS) from error
             raise
         try:
             values = await work
@@ -206,18 +219,19 @@ class Engine:
             self.cache.put(key, cache.encode(values))
 
     def _backlog_seconds(self) -> float:
-        served = self.models.loaded.values()
-        return max((one.batcher.backlog_seconds for one in served), default=1.0)
+        """About how long all requests that are held take: decoders and network work at once."""
+        network = sum(one.batcher.backlog_seconds for one in self.models.loaded.values())
+        return max(self.decoders.backlog_seconds, network)
 
 
 async def _features(
-    samples: NDArray[np.float32], upload: Upload
+    samples: NDArray[np.float32], upload: Upload, request: Request
 ) -> AsyncGenerator[NDArray[np.float32], None]:
     """The joined features of a clip's windows [n, D], some windows at a time."""
     batcher, taps = upload.served.batcher, upload.task.taps
     async with aclosing(_windows(samples, upload.task, batcher.limits.max_samples)) as groups:
         async for windows in groups:
-            features = await batcher.submit(windows, taps)
+            features = await request.submit(windows, taps)
             yield np.concatenate([features[tap] for tap in taps], axis=1)
 
 

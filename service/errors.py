@@ -34,6 +34,8 @@ from embedder.errors import (
 PROBLEM: Final = "application/problem+json"
 OPENAI_PREFIX: Final = "/v1"
 MAX_FAULTS: Final = 5  # that an answer lists
+LONGEST_WAIT: Final = 300  # seconds that Retry-After names at most
+RETRY_SECONDS: Final = 10  # until what could not be loaded is tried again
 _log = logging.getLogger(__name__)
 
 
@@ -140,19 +142,28 @@ class Overloaded(ServiceError):
     code = "overloaded"
 
     def __init__(self, retry_after: float) -> None:
-        seconds = str(min(60, max(1, round(retry_after))))
+        seconds = str(min(LONGEST_WAIT, max(1, round(retry_after))))
         super().__init__(
             f"the server is busy; send this request again in {seconds} s", {"retry-after": seconds}
         )
 
 
 class NotReady(ServiceError):
-    """Starting or stopping: this server takes no requests now."""
+    """Starting, stopping or short of something: this server cannot take the request now."""
 
     code = "not_ready"
 
     def __init__(self, reason: str, retry_after: int = 5) -> None:
         super().__init__(reason, {"retry-after": str(retry_after)})
+
+
+class Hung(ServiceError):
+    """The network does not come to an end: this process can only be replaced."""
+
+    code = "hung"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"a batch has been computed for {seconds:.0f} s; restart this server")
 
 
 class NonFiniteResult(ServiceError):
@@ -188,6 +199,7 @@ STATUS: Final[Mapping[type[EmbedderError], HTTPStatus]] = {
     TooMuchWork: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    Hung: HTTPStatus.SERVICE_UNAVAILABLE,
     NonFiniteResult: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 
@@ -253,6 +265,7 @@ def of_error(error: EmbedderError) -> Response:
     if isinstance(error, WeightsError):  # its message names paths of this machine
         _log.error("%s", error)
         detail = "this model cannot be loaded here at present; the server's log says why"
+        headers = {"retry-after": str(RETRY_SECONDS)}
     return problem(status, error.code, detail, headers)
 
 

@@ -47,9 +47,13 @@ class Memory:
 
     def take(self, size: int) -> None:
         """Take bytes at once, or Overloaded."""
+        self.check(size)
+        self.held += size
+
+    def check(self, size: int) -> None:
+        """Overloaded if there is no room for so many bytes now."""
         if not self._fits(size):
             raise Overloaded(1)
-        self.held += size
 
     async def wait(self, size: int) -> None:
         """Take bytes as soon as there is room."""

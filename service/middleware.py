@@ -51,6 +51,8 @@ class Body:
             return await self._receive()
         if self._announced > self._limit:
             raise BodyTooLarge(self._limit)
+        if not self._begun:
+            memory.check(self._announced)  # before anything of it is taken in
         self._begun = True
         message = await self._receive()
         chunk = len(message.get("body", b""))

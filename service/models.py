@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,18 +15,18 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from embedder.errors import UnknownModel
+from embedder.errors import DownloadFailed, EmbedderError, UnknownModel
 from embedder.identity import identity as identify
 from embedder.model import TAGS, AudioEmbedder
 from embedder.zoo import ModelSpec, lookup
 from service.batching import Batcher, BatchLimits
+from service.errors import RETRY_SECONDS, NotReady
 from service.flights import Flights
 from service.settings import Settings
 
 _CPU_BATCH_SECONDS: Final = 80.0  # eight clips of 10 s are fastest; caches overflow beyond
 _GPU_BATCH_SECONDS: Final = 320.0
 _CPU_IN_FLIGHT: Final = 2  # log-mels and the last clips of one leave cores to the other
-_RETRY_SECONDS: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -89,10 +90,14 @@ class Models:
         )
         self.default = next(iter(self._sources))
         self._served: dict[str, Served] = {}
+        self._batchers: list[Batcher] = []  # those of models that warm up, too
         self._loading: Flights[Served] = Flights()
         self._executors: dict[torch.device, ThreadPoolExecutor] = {}
         self._starting: asyncio.Task[None] | None = None
+        self._refused: dict[str, tuple[float, EmbedderError]] = {}  # until when, and why
+        self.reading = 0  # threads that fetch and read weights
         self.failure = ""
+        self.fatal = False
 
     def start(self) -> None:
         """Begin to load the default model."""
@@ -124,34 +129,76 @@ class Models:
             served.batcher.alive for served in self._served.values()
         )
 
+    @property
+    def oldest_batch_seconds(self) -> float:
+        """How long the oldest batch under way has taken."""
+        return max((batcher.oldest_seconds for batcher in self._batchers), default=0.0)
+
+    @property
+    def hung(self) -> bool:
+        """Whether a batch takes so long that it will hardly end."""
+        return self.oldest_batch_seconds > self._settings.hung_seconds
+
     async def get(self, name: str | None) -> Served:
         """A model at work, the default without a name.
 
         Raises
         ------
         UnknownModel : not served here.
-        WeightsError : this model's checkpoint cannot be had.
+        WeightsError, NotReady : this model cannot be had; it is tried again after a while.
         """
         name = name or self.default
         if name not in self._sources:
             raise UnknownModel(name, self._sources, "GET /v1/models")
         if name in self._served:
             return self._served[name]
-        return await self._loading.join(name, lambda: self._load(name))
+        until, refusal = self._refused.get(name, (0.0, None))
+        if refusal is not None and time.monotonic() < until:
+            raise refusal.with_traceback(None)
+        return await self._loading.join(name, lambda: self._load_further(name))
+
+    async def _load_further(self, name: str) -> Served:
+        """Load a model; where that fails, not every request tries it again."""
+        try:
+            return await self._load(name)
+        except EmbedderError as error:
+            self._refuse(name, error)
+            raise
+        except Exception as error:
+            _log.exception("cannot load %s", name)
+            reason = "this model cannot be loaded here at present; the server's log says why"
+            refusal = NotReady(reason, RETRY_SECONDS)
+            self._refuse(name, refusal)
+            raise refusal from error
+
+    def _refuse(self, name: str, error: EmbedderError) -> None:
+        self._refused[name] = time.monotonic() + RETRY_SECONDS, error
 
     async def _load_default(self) -> None:
-        """Load the default model; until it can be had, say why and try again."""
-        while not await self._try_default():
-            await asyncio.sleep(_RETRY_SECONDS)
+        """Load the default model. Only a failed download is tried again, for a set time."""
+        settings = self._settings
+        deadline = time.monotonic() + settings.start_seconds
+        while True:
+            try:
+                await self._load(self.default)
+                return
+            except Exception as error:
+                if not _may_pass(error) or time.monotonic() + RETRY_SECONDS > deadline:
+                    self._give_up(error)
+                    return
+                if not self.failure:
+                    self.failure = "the default model cannot be loaded yet; the log says why"
+                    _log.warning(
+                        "cannot load %s: %s. Trying again every %d s, for %g s",
+                        *(self.default, error, RETRY_SECONDS, settings.start_seconds),
+                    )
+            await asyncio.sleep(RETRY_SECONDS)
 
-    async def _try_default(self) -> bool:
-        try:
-            await self._load(self.default)
-        except Exception as error:
-            _log.error("cannot load %s: %s", self.default, error)
-            self.failure = "the default model cannot be loaded; the server's log says why"
-            return False
-        return True
+    def _give_up(self, error: Exception) -> None:
+        reason = str(error) if isinstance(error, EmbedderError) else repr(error)
+        _log.error("cannot load %s: %s", self.default, reason, exc_info=_unless_ours(error))
+        self.failure = "the default model cannot be loaded; the server's log says why"
+        self.fatal = True
 
     async def _load(self, name: str) -> Served:
         model = await asyncio.to_thread(self._read, name)
@@ -161,11 +208,13 @@ class Models:
         )
         batcher = Batcher(model.window_features, executor, limits, self._observe)
         batcher.start()
+        self._batchers.append(batcher)
         try:
             second = torch.zeros(1, model.sample_rate)
             await batcher.submit(second, (*model.taps, TAGS))
         except BaseException:
             await batcher.close()
+            self._batchers.remove(batcher)
             raise
         served = Served(model, batcher, identity(model))
         self._served[name] = served
@@ -173,6 +222,13 @@ class Models:
         return served
 
     def _read(self, name: str) -> WindowModel:
+        self.reading += 1
+        try:
+            return self._read_source(name)
+        finally:
+            self.reading -= 1
+
+    def _read_source(self, name: str) -> WindowModel:
         source = self._sources[name]
         if self._given is not None:
             return self._given[source]
@@ -204,6 +260,15 @@ class Models:
 def identity(model: WindowModel) -> tuple[str, ...]:
     """All that decides a model's numbers, for the keys of a cache."""
     return tuple(identify(model).values())
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same attempt may succeed later: the network failed, not the disk or the file."""
+    return isinstance(error, DownloadFailed) and isinstance(error.__cause__, ConnectionError)
+
+
+def _unless_ours(error: Exception) -> Exception | None:
+    return None if isinstance(error, EmbedderError) else error
 
 
 def _served_name(source: str) -> str:

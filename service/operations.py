@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
 import embedder
+from service.errors import Hung
 from service.metrics import CONTENT_TYPE
 from service.openapi import ERRORS, OPEN_ERRORS, READ_ERRORS
 from service.schemas import Info
@@ -32,10 +33,14 @@ _PAGE_HEADERS: Final = {
 router = APIRouter(tags=["operations"], responses=OPEN_ERRORS)
 
 
-@router.get("/livez")
-async def livez() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "alive"}
+@router.get("/livez", responses={503: ERRORS[503]})
+async def livez(request: Request) -> dict[str, str | float]:
+    """The process answers, and no batch hangs; how long the oldest one under way has taken."""
+    models = service_of(request).models
+    seconds = models.oldest_batch_seconds
+    if models.hung:
+        raise Hung(seconds)
+    return {"status": "alive", "oldest_batch_seconds": round(seconds, 3)}
 
 
 @router.get("/readyz", responses={503: ERRORS[503]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -105,7 +106,7 @@ class BoundedHttp(HeadDeadline):
         super().__init__(*arguments, **options)
         self.ws_protocol_class = None  # there is no WebSocket here
         self._fields = self._counted = self._uncounted = 0
-        self.quiet_since = self.loop.time()
+        self.quiet_since = time.monotonic()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """One more connection: beyond the limit, the one that is idle longest makes room."""
@@ -162,7 +163,7 @@ class BoundedHttp(HeadDeadline):
 
     def on_response_complete(self) -> None:
         """Idle from now on, unless more requests wait."""
-        self.quiet_since = self.loop.time()
+        self.quiet_since = time.monotonic()
         super().on_response_complete()
 
     def pause_writing(self) -> None:

@@ -2,6 +2,8 @@
 
 A lookup that fails or takes too long is Unavailable; after a few in a row redis is left alone
 for a while (a circuit breaker), so that a dead server costs nothing but the cache's absence.
+Connecting takes several round trips: it has a time of its own, and goes on when the request that
+began it waits no longer.
 """
 
 from __future__ import annotations
@@ -9,27 +11,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from anyio import fail_after
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as Disconnected
 
 from service.cache import Unavailable
 
 CONNECTIONS: Final = 32
 MAX_UNWRITTEN: Final = 64 << 20  # bytes; more than that is not stored at all
-_FAILURES: Final = (RedisError, OSError, TimeoutError)
 _CLOSE_SECONDS: Final = 1.0
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -58,30 +60,109 @@ class Breaker:
         self._open_until = self.clock() + self.pause
 
 
-class RedisCache:
-    """A `Cache` in redis; `timeout` and `ttl` are in seconds."""
+class _Connections:
+    """So many connections to one server, made as they are needed, by tasks of their own.
 
-    def __init__(self, url: str, timeout: float, ttl: int, breaker: Breaker | None = None) -> None:
+    Whoever waits for one may leave: what was begun for him serves the next one.
+    """
+
+    def __init__(self, url: str, connecting: float, failed: Callable[[Exception], None]) -> None:
+        self._pool = ConnectionPool.from_url(
+            url,
+            socket_connect_timeout=connecting,
+            socket_timeout=connecting,  # of the greeting; `RedisCache` limits what follows
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,  # without a round trip to agree on it
+        )
+        self._failed = failed
+        self._idle: asyncio.LifoQueue[AbstractConnection | None] = asyncio.LifoQueue()
+        self._count = 0
+        self._waiting = 0
+        self._connecting: dict[asyncio.Task[None], float] = {}  # since when
+
+    async def take(self, patience: float) -> AbstractConnection:
+        """A connection; Unavailable at once where connecting is known to take longer than that."""
+        if self._idle.empty():
+            oldest = min(self._connecting.values(), default=math.inf)
+            if time.monotonic() - oldest > patience:
+                raise Unavailable
+            self._begin()
+        self._waiting += 1
+        try:
+            connection = await self._idle.get()
+        finally:
+            self._waiting -= 1
+        if connection is None:
+            raise Unavailable
+        return connection
+
+    def give_back(self, connection: AbstractConnection) -> None:
+        """It is free; unless it was closed meanwhile."""
+        if connection.is_connected:
+            self._idle.put_nowait(connection)
+        else:
+            self._count -= 1
+
+    async def drop_idle(self) -> None:
+        """The server has closed a connection, so the others are hardly open."""
+        while not self._idle.empty():
+            connection = self._idle.get_nowait()
+            if connection is not None:
+                self._count -= 1
+                await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """End what is being made, and what is idle."""
+        for task in list(self._connecting):
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        await self.drop_idle()
+
+    def _begin(self) -> None:
+        if self._count < CONNECTIONS:
+            self._count += 1
+            task = asyncio.create_task(self._connect())
+            self._connecting[task] = time.monotonic()
+            task.add_done_callback(self._connecting.pop)
+
+    async def _connect(self) -> None:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            self._count -= 1
+            self._failed(error)
+            if self._waiting:
+                self._idle.put_nowait(None)
+            return
+        self._idle.put_nowait(connection)
+
+
+class RedisCache:
+    """A `Cache` in redis; `timeout`, `ttl` and `connecting` (a time limit) are in seconds."""
+
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        ttl: int,
+        connecting: float = 2.0,
+        breaker: Breaker | None = None,
+    ) -> None:
         self._timeout = timeout
         self._ttl = ttl
         self._breaker = breaker or Breaker()
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=timeout,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._redis: Redis = Redis.from_pool(pool)
+        self._connections = _Connections(url, connecting, self._failed)
         self._unwritten: deque[tuple[str, bytes]] = deque()
         self._unwritten_bytes = 0
         self._writer: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> bytes | None:
         """The value; Unavailable where redis does not answer in time."""
-        value = await self._ask(lambda: self._redis.get(key))
-        return value.encode() if isinstance(value, str) else value
+        value = await self._ask("GET", key)
+        if value is None or isinstance(value, bytes):
+            return value
+        raise Unavailable  # no redis answers so
 
     def put(self, key: str, value: bytes) -> None:
         """Leave it to the writer, off the request's path."""
@@ -97,7 +178,8 @@ class RedisCache:
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=_CLOSE_SECONDS)
             self._writer.cancel()
-        await self._redis.aclose()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        await self._connections.close()
 
     async def _write(self) -> None:
         while self._unwritten:
@@ -108,21 +190,41 @@ class RedisCache:
 
     async def _set(self, key: str, value: bytes) -> None:
         ttl = round(self._ttl * random.uniform(0.9, 1.1))  # so that not all expire at once
-        await self._ask(lambda: self._redis.set(key, value, ex=ttl))
+        await self._ask("SET", key, value, "EX", ttl)
 
-    async def _ask(self, command: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, *command: str | bytes | int) -> object:
         if self._breaker.open:
             raise Unavailable
         try:
             with fail_after(self._timeout):
-                answer = await command()
-        except _FAILURES as error:
-            self._breaker.failure()
-            if self._breaker.open:
-                _log.warning("redis does not answer (%s); going on without it", _kind(error))
+                connection = await self._connections.take(self._timeout)
+        except TimeoutError as error:  # one is being made, or a crowd waits: no failure of redis
+            raise Unavailable from error
+        try:
+            with fail_after(self._timeout):
+                answer = await self._answer(connection, command)
+        except Exception as error:  # whatever comes from there must not reach a request
+            self._failed(error)
+            if isinstance(error, Disconnected):
+                await self._connections.drop_idle()
             raise Unavailable from error
         self._breaker.success()
         return answer
+
+    async def _answer(
+        self, connection: AbstractConnection, command: tuple[str | bytes | int, ...]
+    ) -> object:
+        """A command that fails in any way but the server's own refusal closes its connection."""
+        try:
+            await connection.send_command(*command)
+            return await connection.read_response()
+        finally:
+            self._connections.give_back(connection)
+
+    def _failed(self, error: Exception) -> None:
+        self._breaker.failure()
+        if self._breaker.open:
+            _log.warning("redis does not answer (%s); going on without it", _kind(error))
 
 
 def _kind(error: Any) -> str:

@@ -30,6 +30,7 @@ PIECE_VALUES: Final = 1 << 16  # about 3 ms of making JSON
 PIECE_TAGS: Final = 1 << 12  # a label with its score takes as long as many numbers
 PIECE_FRAMES: Final = 1 << 8
 MAX_EVENTS: Final = 100_000
+MAX_COMPARED: Final = 300_000_000  # in medians of events: about 10 s
 _EVENTS_HEAD: Final = ("model", "seconds", "cached")
 
 
@@ -61,22 +62,24 @@ async def respond_events(answer: Answer, media_type: str, rules: EventRules) -> 
 
 
 def find_events(answer: Answer, rules: EventRules) -> list[Event]:
-    """The events by onset; TooMuchWork beyond `MAX_EVENTS`, as soon as there are so many."""
+    """The events by onset; TooMuchWork as soon as they, or their medians, are too many."""
     finder = EventFinder(rules)
     found: list[Event] = []
     for first in range(0, len(answer.values), PIECE_FRAMES):
         found += finder.push(answer.values[first : first + PIECE_FRAMES])
-        _check_events(found)
+        _check_events(len(found), finder.compared)
     found += finder.finish(answer.seconds)
-    _check_events(found)
+    _check_events(len(found), finder.compared)
     return in_order(found)
 
 
-def _check_events(events: list[Event]) -> None:
-    if len(events) > MAX_EVENTS:
+def _check_events(count: int, compared: int) -> None:
+    if count > MAX_EVENTS or compared > MAX_COMPARED:
+        what = "events" if count > MAX_EVENTS else "values in medians"
+        most = MAX_EVENTS if count > MAX_EVENTS else MAX_COMPARED
         raise TooMuchWork(
-            f"more than {MAX_EVENTS:,} events; use a higher threshold, a wider median or a "
-            "shorter clip, or ask for application/x-npy"
+            f"more than {most:,} {what}; use a higher threshold, another median or a shorter "
+            "clip, or ask for application/x-npy"
         )
 
 

@@ -88,8 +88,16 @@ class Settings(BaseSettings):
         default=60, description="Time in which a body must have arrived."
     )
 
+    # The life of a server
+    start_seconds: PositiveFloat = Field(
+        default=120,
+        description="Time to try again while the default model cannot be downloaded; then it ends.",
+    )
     drain_seconds: PositiveFloat = Field(
         default=30, description="Time to finish after a signal to stop."
+    )
+    hung_seconds: PositiveFloat = Field(
+        default=120, description="A batch that takes longer hangs: /livez is 503."
     )
 
     # Limits of all requests together
@@ -109,7 +117,10 @@ class Settings(BaseSettings):
     max_wait_ms: float = Field(default=4.0, ge=0)
 
     # Decoding
-    decode_workers: PositiveInt = Field(default_factory=lambda: min(4, available_cores()))
+    decode_workers: PositiveInt = Field(
+        default_factory=lambda: max(2, min(4, available_cores())),
+        description="Of several, one is left to short uploads.",
+    )
     decode_memory: PositiveInt = Field(
         default=1536 * MiB, description="Address space of one decoder."
     )
@@ -123,7 +134,12 @@ class Settings(BaseSettings):
         default=4 * MiB, description="Larger results are not cached."
     )
     redis_url: RedisDsn | None = Field(default=None, description="Cache there, not in the process.")
-    redis_timeout_ms: float = Field(default=100, gt=0, le=1000)
+    redis_timeout_ms: float = Field(
+        default=250, gt=0, le=1000, description="Time that a request waits for redis."
+    )
+    redis_connect_timeout_ms: float = Field(
+        default=2000, gt=0, le=60_000, description="Connecting, which no request waits for."
+    )
     cache_ttl_seconds: PositiveInt = Field(default=7 * 24 * 3600, description="In redis, +-10 %.")
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import Request
 
@@ -17,6 +19,8 @@ from service.models import Models
 from service.redis_cache import RedisCache
 from service.settings import Settings
 
+_POLL_SECONDS: Final = 0.05
+
 
 @dataclass
 class Service:
@@ -27,11 +31,25 @@ class Service:
     models: Models
     engine: Engine
     draining: bool = False
+    lacking: str = ""
 
     async def start(self) -> None:
-        """Start the decoders and begin to load the default model."""
+        """Start the decoders and begin to load the default model.
+
+        Where several processes accept from one socket, only those that can serve do so.
+        """
         self.models.start()
-        await self.engine.decoders.start()
+        try:
+            await self.engine.decoders.start()
+        except NotReady as error:
+            self.lacking = str(error)
+        while self.settings.workers > 1 and not (self.models.ready or self.fatal or self.draining):
+            await asyncio.sleep(_POLL_SECONDS)
+
+    @property
+    def fatal(self) -> bool:
+        """Whether this server will never serve."""
+        return self.models.fatal or bool(self.lacking)
 
     async def close(self) -> None:
         """Fail what waits, end all helpers."""
@@ -44,6 +62,8 @@ class Service:
         """NotReady unless a request would be served now."""
         if self.draining:
             raise NotReady("the server is stopping; ask another one")
+        if self.lacking:
+            raise NotReady(self.lacking)
         if not self.models.ready:
             raise NotReady(self.models.failure or "the model is being loaded")
 
@@ -71,7 +91,9 @@ def make_cache(settings: Settings) -> Cache:
     """Redis where a URL is set, else this process's memory, else none."""
     if settings.redis_url is not None:
         timeout = settings.redis_timeout_ms / 1000
-        return RedisCache(str(settings.redis_url), timeout, settings.cache_ttl_seconds)
+        connecting = settings.redis_connect_timeout_ms / 1000
+        url = str(settings.redis_url)
+        return RedisCache(url, timeout, settings.cache_ttl_seconds, connecting)
     return MemoryCache(settings.cache_bytes) if settings.cache_bytes else NoCache()
 
 

@@ -88,6 +88,10 @@ class ResolvedTask:
         """Whether a clip goes through in one piece."""
         return self.plan.whole_clips and samples <= self.plan.window
 
+    def width(self, samples: int) -> int:
+        """Samples of each window of a clip of so many samples."""
+        return samples if self.whole(samples) else self.plan.window
+
     def centres_ms(self, samples: int, sample_rate: int) -> NDArray[np.float64]:
         """Milliseconds of the centres of windows [n], or of frames [T]."""
         if self.asked.output == "events":

@@ -122,6 +122,14 @@ async def eventually(condition: Any, seconds: float = 30) -> None:
         await asyncio.sleep(0.005)
 
 
+def until(ask: Any, expected: Any, seconds: float = 30) -> None:
+    """The same without an event loop."""
+    deadline = time.monotonic() + seconds
+    while (found := ask()) != expected:
+        assert time.monotonic() < deadline, f"still {found}"
+        time.sleep(0.02)
+
+
 def decoder_pids(pool: DecoderPool) -> list[int]:
     return [decoder.process.pid for decoder in pool._all]
 

@@ -18,7 +18,7 @@ from embedder.model import EVENTS, AudioEmbedder
 from embedder.windows import chunk_plan
 from service import rendering
 from service.budget import Budget, Cost
-from service.errors import TooMuchWork
+from service.errors import Overloaded, TooMuchWork
 from service.models import Served
 from service.tasks import Answer, ResolvedTask, Task
 from tests.service_kit import RATE, FakeModel, eventually, fake_app, running, service_of, wav
@@ -168,7 +168,10 @@ async def test_npy_and_npz_in_pieces_are_what_numpy_writes(
             np.testing.assert_array_equal(pieces[name], archive[name])
 
 
-async def test_answers_are_counted_until_nobody_needs_them() -> None:
+async def test_answers_are_counted_until_nobody_needs_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.engine._SMALL_ANSWER", 0)
     model = FakeModel()
     app = fake_app(model)
     async with running(app):
@@ -184,17 +187,27 @@ async def test_answers_are_counted_until_nobody_needs_them() -> None:
         assert engine._answers.held == 0
 
 
-async def test_answers_wait_for_memory_before_they_are_computed() -> None:
+async def test_answers_wait_for_memory_before_they_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.engine._SMALL_ANSWER", 100)
     model = FakeModel()
-    app = fake_app(model, max_memory=500, max_seconds=1)
+    app = fake_app(model, max_memory=500)
     async with running(app):
         engine = service_of(app).engine
+        engine._audio.budget = 1 << 30
         task = Task("embedding", "timestamps")  # 336 bytes
         first = await engine.answer(wav(), None, task)
         calls = model.calls
         second = asyncio.ensure_future(engine.answer(wav(seed=1), None, task))
         await eventually(lambda: engine.places.taken == 1 and engine._answers._turn.locked())
         assert model.calls == calls
+        small = await engine.answer(wav(seed=2), None, Task("embedding"))  # need not wait
+        assert small.values.shape == (4,)
+        with monkeypatch.context() as patch:
+            patch.setattr("service.engine._ANSWER_SECONDS", 0.01)
+            with pytest.raises(Overloaded):
+                await engine.answer(wav(seed=3), None, task)
         del first
         assert (await second).values.shape == (21, 4)
 
@@ -214,3 +227,8 @@ async def test_more_events_than_anybody_reads_are_refused(monkeypatch: pytest.Mo
     assert len(rendering.find_events(answer(8), rules)) == 8
     with pytest.raises(TooMuchWork, match="higher threshold"):
         rendering.find_events(answer(9), rules)
+    monkeypatch.setattr(rendering, "MAX_COMPARED", 8)
+    assert len(rendering.find_events(answer(8), rules)) == 8
+    monkeypatch.setattr(rendering, "MAX_COMPARED", 7)
+    with pytest.raises(TooMuchWork, match="more than 7 values in medians"):
+        rendering.find_events(answer(8), rules)

@@ -120,6 +120,18 @@ def test_the_filter_is_the_mirrored_median(width: int, length: int) -> None:
         np.testing.assert_array_equal(np.concatenate([*parts, smooth.finish()]), expected)
 
 
+@pytest.mark.parametrize("width", [1, 3, 9])
+def test_medians_below_the_floor_are_not_computed(width: int) -> None:
+    frames = np.random.default_rng(width).random((50, 3), dtype=np.float32)
+    floor = np.array([0.3, 0.6, 2.0])
+    full, floored = MedianFilter(width), MedianFilter(width, floor)
+    expected = np.concatenate([full.push(frames), full.finish()])
+    some = np.concatenate([floored.push(frames[:20]), floored.push(frames[20:]), floored.finish()])
+    reached = expected >= floor
+    np.testing.assert_array_equal(some, np.where(reached, expected, 0))
+    assert floored.compared == reached.sum() * width < full.compared == 50 * 3 * width
+
+
 def test_thresholds_for_one_for_each_and_by_label() -> None:
     frames = tracks(dog=[0.6], cat=[0.6], rain=[0.6])
 

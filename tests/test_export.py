@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedder import export as module
+from embedder.audio import load_audio
 from embedder.cli import main
 from embedder.errors import BadRequest
 from embedder.export import TOLERANCE, ExportFailed, export, minimum_samples
@@ -167,16 +168,16 @@ def test_the_sources_of_weights(tmp_path: Path) -> None:
     assert len(facts["weights_sha256"]) == 64
 
 
-def test_the_documented_example_needs_no_torch(mn: AudioEmbedder, mn_file: Path) -> None:
+@pytest.mark.parametrize("rate", [32_000, 44_100])
+def test_the_documented_example_needs_no_torch(mn: AudioEmbedder, mn_file: Path, rate: int) -> None:
     section = (ROOT / "docs" / "onnx.md").read_text("utf-8").partition("## Without torch")[2]
     [code] = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     folder = mn_file.parent
-    pcm = noise(12.34)
-    write_wav(folder / "street.wav", pcm)
+    street = write_wav(folder / "street.wav", noise(12.34), rate)
     blocked = "import sys\nsys.modules.update(torch=None, embedder=None, onnx=None)\n"
     command = [sys.executable, "-W", "error", "-c", blocked + code]
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    wave = torch.from_numpy(pcm.astype(np.float32) / 32768)
+    wave = torch.from_numpy(load_audio(street, mn.sample_rate))
     assert_close(np.load(folder / "embedding.npy"), mn.scene(wave)[0])
     score, label = done.stdout.splitlines()[0].split("  ")
     tags = mn.tags(wave)[0]

@@ -66,16 +66,22 @@ if __name__ == "__main__":
         assert torch.allclose(torch.cat(list(loader)), alone, atol=1e-5)
 """
 LOCKS = """
-import os, threading
-from embedder.runtime import current, openvino_engine, tracing
+import importlib, os, pkgutil, threading
+from embedder import runtime
+from embedder.runtime.forks import ProcessLock
 
-held = [current._making, openvino_engine._converting, tracing._tracing]
+names = [module.name for module in pkgutil.iter_modules(runtime.__path__, "embedder.runtime.")]
+values = [value for name in names for value in vars(importlib.import_module(name)).values()]
+assert not [value for value in values if isinstance(value, type(threading.Lock()))]
+held = list({value for value in values if isinstance(value, ProcessLock)})
+assert len(held) >= 3
 entered, leave = threading.Event(), threading.Event()
 
 def hold():
-    with held[0], held[1], held[2]:
-        entered.set()
-        leave.wait()
+    for lock in held:
+        lock.__enter__()
+    entered.set()
+    leave.wait()
 
 threading.Thread(target=hold).start()
 entered.wait()

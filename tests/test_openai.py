@@ -132,7 +132,7 @@ def test_the_option_at_fault_is_named(client: httpx.Client) -> None:
 
 
 def test_taps_and_dimensions(client: httpx.Client, model: AudioEmbedder) -> None:
-    expected = model.join(model.features(audio(), ["clf1", "mel"]), ["clf1", "mel"])[0]
+    expected = model.join(model.features(audio(), taps=["clf1", "mel"]), ["clf1", "mel"])[0]
     for taps in ("clf1,mel", ["clf1", "mel"]):
         request = {"input": PLAIN, "taps": taps, "dimensions": len(expected)}
         body = client.post("/v1/embeddings", json=request).json()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ import redis
 from embedder import AudioEmbedder, load_audio
 from service.app import create_app
 from service.protocol import BoundedHttp
+from tests.redis_kit import needs_redis, redis_server
 from tests.service_kit import (
     RATE,
     FakeModel,
@@ -34,42 +31,14 @@ from tests.service_kit import (
     free_port,
     live,
     settings,
+    until,
     wav,
 )
 from tests.shared import SHARED, needs_shared
 from tests.sounds import wav_of
 
 CHECKPOINT = SHARED / "weights/mn04_as_mAP_432.pt"
-needs_redis = pytest.mark.skipif(
-    shutil.which("redis-server") is None, reason="no redis-server on the path"
-)
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on the path")
-
-
-@contextmanager
-def redis_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A redis of our own; ended on leaving, if it was not before."""
-    options = ["--port", str(port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(
-        ["redis-server", *options, "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL
-    ) as process:
-        try:
-            _await_port(port)
-            yield process
-        finally:
-            process.kill()
-
-
-def _await_port(port: int) -> None:
-    with socket.socket() as probe:
-        until(lambda: probe.connect_ex(("127.0.0.1", port)) in (0, errno.EISCONN), True)
-
-
-def until(ask: Any, expected: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while (found := ask()) != expected:
-        assert time.monotonic() < deadline, f"still {found}"
-        time.sleep(0.02)
 
 
 def curl(*arguments: str) -> Any:
@@ -215,18 +184,12 @@ def test_an_answer_that_needs_no_body_reaches_who_still_sends_it() -> None:
         assert b"connection: close" in answer
 
 
-def test_the_process_lives_without_a_checkpoint_and_stops_on_a_signal() -> None:
-    port = free_port()
-    environment = {"EMBEDDER_PORT": str(port), "EMBEDDER_DECODE_WORKERS": "1"}
-    root = Path(__file__).resolve().parents[1]
-    options: dict[str, Any] = {"cwd": root, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-m", "service"]
-    environment["EMBEDDER_WEIGHTS"] = "/nowhere.pt"
-    with subprocess.Popen(command, env=environment, **options) as process:
-        _await_port(port)
-        assert httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False).status_code == 200
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
-    assert process.returncode in (0, -signal.SIGTERM)
-    assert "/nowhere.pt" in log
-    assert "Traceback" not in log
+def _everything(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received

@@ -97,6 +97,11 @@ def _mels(count: int, kind: str, sound: Callable[[], bytes], form: Mapping[str, 
     return send
 
 
+async def _every_tap(target: Target) -> list[Reply]:
+    path = f"/embed?kind=timestamps&hop_ms=30&taps={','.join(_TAPS)}"
+    return [await target.post(path, silence(), NPY)]
+
+
 def _numbers(count: int) -> Send:
     async def send(target: Target) -> list[Reply]:
         body = json.dumps({"input": [1] * target.many(count)}, separators=(",", ":"))
@@ -194,6 +199,11 @@ ATTACKS: Final = (
         _mels(600, "scene", lambda: _short(0), {}),
         Bound(_REFUSED | {200}),
     ),
+    Attack(
+        "18 different taps, timestamps of 590 s, every 30 ms",
+        _every_tap,
+        Bound(_REFUSED | {200}, 60, 400),
+    ),
     Attack("/v1/embeddings of 200 000 numbers, 400 kB", _numbers(200_000), Bound(_REFUSED | {422})),
     Attack(
         "/v1/embeddings of 5 000 000 numbers, 10 MB", _numbers(5_000_000), Bound(_REFUSED | {422})
@@ -212,7 +222,7 @@ ATTACKS: Final = (
         Bound(frozenset({200}), 10, 250, 1),
         two_models=True,
     ),
-    Attack("20 sets of taps", _sets_of_taps, Bound(frozenset({200}), 60, 60, 1, 4, 5)),
+    Attack("20 sets of taps", _sets_of_taps, Bound(frozenset({200}), 60, 60, 1, 12, 5)),
     Attack(
         "/tags?kind=timestamps&top_k=527 of 590 s, every 30 ms",
         _tags("kind=timestamps&window_ms=160&hop_ms=30&top_k=527"),

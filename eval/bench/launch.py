@@ -16,7 +16,9 @@ from typing import Any, Final
 
 import httpx
 
+from embedder.children import import_path
 from embedder.errors import BadRequest
+from embedder.extras import require
 
 START_SECONDS: Final = 300.0  # on a busy machine
 STOP_SECONDS: Final = 60.0
@@ -26,10 +28,9 @@ _KEPT: Final = ("EMBEDDER_WEIGHTS_DIR",)  # where weights lie is no setting of t
 
 def psutil() -> Any:
     """The module psutil, or BadRequest with the remedy."""
-    try:
-        import psutil  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise BadRequest("this benchmark needs psutil; pip install psutil") from error
+    require("psutil")
+    import psutil  # type: ignore[import-untyped]
+
     return psutil
 
 
@@ -52,6 +53,7 @@ class Launch:
         settings = {"PORT": str(port), "DEVICE": "cpu", **self.settings}
         named = {f"{_PREFIX}{name}": value for name, value in settings.items()}
         places = {"PYTHONPATH": self.tree, "XDG_CACHE_HOME": self.cache}
+        kept |= import_path()
         return kept | named | {name: str(path) for name, path in places.items() if path}
 
 

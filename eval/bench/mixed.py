@@ -34,49 +34,7 @@ _PATHS: Final = (
 _KINDS: Final = {"fresh": 70, "cached": 15, "openai": 5, "broken": 5, "given up": 5}
 
 
-@dataclass(slots=True)
-class Load:
-    """A few clients, each of which sends its next request when the last one is answered."""
-
-    port: int
-    models: Sequence[str]
-    detector: str  # the one of them that finds events
-    seed: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-
-    async def run(self, clients: int, seconds: float) -> None:
-        """Send for so long."""
-        material = _Material()
-        deadline = time.monotonic() + seconds
-        await asyncio.gather(
-            *(self._client(number, material, deadline) for number in range(clients))
-        )
-
-    async def _client(self, number: int, material: _Material, deadline: float) -> None:
-        draw = random.Random(f"{self.seed} {number}")
-        while time.monotonic() < deadline:
-            kind = draw.choices(list(_KINDS), list(_KINDS.values()))[0]
-            sound = material.sound(draw, kind)
-            data = self._request(draw, kind, sound)
-            if kind == "given up":
-                await hang_up(self.port, [data], draw.uniform(0, 0.2))
-                self.counts["given up"] += 1
-            else:
-                self.counts[(await exchange(self.port, [data], 120)).name] += 1
-
-    def _request(self, draw: random.Random, kind: str, sound: bytes) -> bytes:
-        model = draw.choice(self.models)
-        if kind == "openai":
-            body = {"model": model, "input": [base64.b64encode(sound).decode()]}
-            headers = {"Content-Type": "application/json"}
-            return request(self.port, "/v1/embeddings", json.dumps(body).encode(), headers)
-        path = draw.choice(_PATHS).format(taps=draw.choice(_TAPS)) + f"&model={model}"
-        if draw.random() < 0.1:
-            path = f"/events?model={self.detector}"
-        return request(self.port, path, sound, {"Accept": draw.choice(_ACCEPT)})
-
-
-class _Material:
+class Material:
     """Sounds to cut from, and files that are sent as they are."""
 
     def __init__(self) -> None:
@@ -97,6 +55,46 @@ class _Material:
         size = round(_length(draw) * RATE) * _SAMPLE_BYTES
         first = draw.randrange(len(self._noise) - size) // _SAMPLE_BYTES * _SAMPLE_BYTES
         return wav_head(size) + self._noise[first : first + size]
+
+
+@dataclass(slots=True)
+class Load:
+    """A few clients, each of which sends its next request when the last one is answered."""
+
+    port: int
+    models: Sequence[str]
+    detector: str  # the one of them that finds events
+    seed: int = 0
+    material: Material = field(default_factory=Material)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    async def run(self, clients: int, seconds: float) -> None:
+        """Send for so long."""
+        deadline = time.monotonic() + seconds
+        await asyncio.gather(*(self._client(number, deadline) for number in range(clients)))
+
+    async def _client(self, number: int, deadline: float) -> None:
+        draw = random.Random(f"{self.seed} {number}")
+        while time.monotonic() < deadline:
+            kind = draw.choices(list(_KINDS), list(_KINDS.values()))[0]
+            sound = self.material.sound(draw, kind)
+            data = self._request(draw, kind, sound)
+            if kind == "given up":
+                await hang_up(self.port, [data], draw.uniform(0, 0.2))
+                self.counts["given up"] += 1
+            else:
+                self.counts[(await exchange(self.port, [data], 120)).name] += 1
+
+    def _request(self, draw: random.Random, kind: str, sound: bytes) -> bytes:
+        model = draw.choice(self.models)
+        if kind == "openai":
+            body = {"model": model, "input": [base64.b64encode(sound).decode()]}
+            headers = {"Content-Type": "application/json"}
+            return request(self.port, "/v1/embeddings", json.dumps(body).encode(), headers)
+        path = draw.choice(_PATHS).format(taps=draw.choice(_TAPS)) + f"&model={model}"
+        if draw.random() < 0.1:
+            path = f"/events?model={self.detector}"
+        return request(self.port, path, sound, {"Accept": draw.choice(_ACCEPT)})
 
 
 def _length(draw: random.Random) -> float:

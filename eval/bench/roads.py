@@ -206,7 +206,8 @@ def _case(work: Callable[[int], None]) -> Case:
             return Ending(number, "typed error", type(error).__name__)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {str(error)[:200]} ({where.name})"
+            message = " ".join(str(error).split())[:160].replace("|", "/")  # a cell of a table
+            reason = f"{type(error).__name__}: {message} ({where.name})"
             return Ending(number, "UNTYPED", reason)
         return Ending(number, "done")
 

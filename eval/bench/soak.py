@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +71,12 @@ def _loaded(load: Load, process: Any, clients: int, seconds: float, every: float
     moments: list[Moment] = []
     ended = threading.Event()
 
+    started = time.monotonic()
+
     def sample() -> None:
-        number = 0
-        while not ended.wait(every if number else 0):
-            answers = load.counts.total()
-            moments.append(Moment(number * every, Sample.of(process), answers))
-            number += 1
+        while not ended.wait(every if moments else 0):
+            elapsed = time.monotonic() - started
+            moments.append(Moment(elapsed, Sample.of(process), load.counts.total()))
 
     sampler = threading.Thread(target=sample)
     sampler.start()

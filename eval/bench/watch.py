@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
+from embedder.children import import_path
 from eval.bench.launch import psutil
 
 POLL_SECONDS: Final = 0.02
@@ -71,7 +72,7 @@ class Watch:
         words = [str(pid), str(port), str(limit_mib)]
         self._child = subprocess.Popen(
             [sys.executable, "-m", "eval.bench.watch", *words],
-            cwd=Path(__file__).parents[2],
+            env={**os.environ, **import_path()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -1,0 +1,115 @@
+"""One server process: an application behind uvicorn, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from enum import IntEnum
+from multiprocessing import parent_process
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+from anyio import fail_after
+
+from embedder.errors import EmbedderError
+from service.protocol import BoundedHttp
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.state import Service
+
+LOG_FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
+_CLOSE_SECONDS: Final = 10.0  # beyond the time to finish requests
+_log = logging.getLogger(__name__)
+
+
+class Exit(IntEnum):
+    """Exit codes of a server; a signal that comes twice ends it with 128 and its number."""
+
+    STOPPED = 0
+    HUNG = 1
+    SETTINGS = 2
+    ADDRESS = 3
+    UNABLE = 4
+
+
+FINAL: Final = frozenset({Exit.SETTINGS, Exit.ADDRESS, Exit.UNABLE})
+"""Another process of the same settings would end the same way."""
+
+
+def run(settings: Settings, sockets: Sequence[socket.socket]) -> int:
+    """Serve on these sockets until a signal, or what the server cannot do without, ends it."""
+    from service.app import create_app  # imports torch
+
+    try:
+        app = create_app(settings)
+    except EmbedderError as error:
+        _log.error("%s", error)
+        return Exit.SETTINGS
+    config = uvicorn.Config(
+        app,
+        http=BoundedHttp,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+        log_config=None,
+    )
+    service: Service = app.state.service
+    Server(config, service).run(list(sockets))
+    return Exit.UNABLE if service.fatal else Exit.STOPPED
+
+
+class Server(uvicorn.Server):
+    """Says 503 on /readyz from the signal on, while it finishes what it has; ends with status 0."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._signals: set[int] = set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """A signal came. uvicorn's own handler would send it again at the end."""
+        if sig in self._signals:
+            os._exit(128 + sig)
+        self._signals.add(sig)
+        self._service.draining = True
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop, asked ten times a second."""
+        parent = parent_process()
+        if parent is not None:  # several processes: another one takes the place of this one
+            if self._service.models.hung:
+                _log.error("a batch does not end; another process takes the place of this one")
+                _leave(Exit.HUNG)
+            if not parent.is_alive():
+                return True
+        return bool(self._service.fatal) or await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish; give up what hangs."""
+        limit = self._service.settings.drain_seconds + _CLOSE_SECONDS
+        try:
+            with fail_after(limit):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            _log.error("a batch did not end within %g s; it is given up", limit)
+            _leave(Exit.HUNG)
+        if self._service.models.reading:  # a download: its thread cannot be interrupted
+            _leave(Exit.UNABLE if self._service.fatal else Exit.STOPPED)
+
+
+def stop_signals() -> tuple[signal.Signals, signal.Signals]:
+    """What ends a server."""
+    return signal.SIGINT, signal.SIGTERM
+
+
+def _leave(code: int) -> None:
+    """End this process although some thread of it does not."""
+    logging.shutdown()
+    os._exit(code)

@@ -1,0 +1,106 @@
+"""Whose turn it is at one of several equal helpers, such as decoders."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from service.pace import Pace
+
+LARGE: Final = 2 << 20
+"""Bytes from which on a piece of work leaves the last free helper to smaller ones."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Turn(Generic[T]):
+    """Work of so many bytes: waiting for a helper, then done by it since `begun`."""
+
+    size: int
+    due: float
+    helper: asyncio.Future[T]
+    begun: float = field(default=0.0)
+
+    @property
+    def large(self) -> bool:
+        """Whether it may not take the last free helper."""
+        return self.size > LARGE
+
+
+class Turns(Generic[T]):
+    """Helpers for work of known sizes. Short work overtakes long work, within bounds.
+
+    Among several helpers, one is left to short work; the helper used last is taken first.
+    """
+
+    def __init__(self, helpers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most_large = max(1, helpers - 1)
+        self._helpers = helpers
+        self._clock = clock
+        self._free: list[T] = []
+        self._waiting: tuple[deque[Turn[T]], deque[Turn[T]]] = (deque(), deque())  # short, long
+        self._running: set[Turn[T]] = set()
+        self._pace = Pace()
+
+    async def take(self, size: int) -> tuple[Turn[T], T]:
+        """A helper, as soon as it is this work's turn."""
+        due = self._pace.due(self._clock(), size, size)
+        turn = Turn(size, due, asyncio.get_running_loop().create_future())
+        self._waiting[turn.large].append(turn)
+        self._hand_out()
+        try:
+            return turn, await turn.helper
+        except asyncio.CancelledError:
+            self._leave(turn)
+            raise
+
+    def add(self, helper: T) -> None:
+        """One more free helper."""
+        self._free.append(helper)
+        self._hand_out()
+
+    def done(self, turn: Turn[T], helper: T) -> None:
+        """The work is done, or has failed; the helper, or its successor, is free."""
+        self._pace.note(turn.size, turn.size, self._clock() - turn.begun)
+        self._running.remove(turn)
+        self.add(helper)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """About how long what waits and what runs will take."""
+        now, seconds = self._clock(), 0.0
+        for turn in (turn for line in self._waiting for turn in line):
+            seconds += self._pace.seconds(turn.size, turn.size)
+        for turn in self._running:
+            seconds += max(0.0, self._pace.seconds(turn.size, turn.size) - (now - turn.begun))
+        return seconds / self._helpers
+
+    def _hand_out(self) -> None:
+        while self._free and (line := self._next_line()):
+            turn = line.popleft()
+            if turn.helper.cancelled():  # its task has not been told yet
+                continue
+            turn.begun = self._clock()
+            self._running.add(turn)
+            turn.helper.set_result(self._free.pop())
+
+    def _next_line(self) -> deque[Turn[T]] | None:
+        """The line whose first one is next."""
+        short, long = self._waiting
+        lines = [line for line in (short, long) if line]
+        if sum(turn.large for turn in self._running) >= self._most_large:
+            lines = [short] if short else []
+        return min(lines, key=lambda line: line[0].due, default=None)
+
+    def _leave(self, turn: Turn[T]) -> None:
+        """Its task was cancelled while it waited, perhaps just after it got a helper."""
+        if turn in self._running:
+            self._running.remove(turn)
+            self.add(turn.helper.result())
+        elif turn in self._waiting[turn.large]:
+            self._waiting[turn.large].remove(turn)
