@@ -106,6 +106,15 @@ def check_agreement(model: AudioEmbedder, choice: str) -> None:
         assert distance(frames, model.frame_probabilities(wave).values) < 1e-5
 
 
+@pytest.mark.parametrize("samples", [320_000, 319_000])  # a fixed shape, and any
+def test_means_of_large_maps_are_exact(samples: int) -> None:
+    model = model_of(NETWORKS["mn"])
+    wave = waves(1, samples)
+    ours = run_with(model, "openvino").features(wave, taps=["b0", "b1", "b2"])
+    for tap, exact in model.features(wave, taps=["b0", "b1", "b2"]).items():
+        assert distance(ours[tap], exact) < 1e-5, tap
+
+
 @needs_shared
 def test_the_real_checkpoint_agrees_on_real_audio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDER_WEIGHTS_DIR", str(SHARED / "weights"))
@@ -514,7 +523,7 @@ def test_whatever_changes_after_the_first_use_shows(
 
 
 def early_and_late(model: AudioEmbedder) -> Tensor:
-    return model.join(model.features(waves(1, 8_000), ["b1", "logits"]), ["b1", "logits"])
+    return model.join(model.features(waves(1, 8_000), taps=["b1", "logits"]), ["b1", "logits"])
 
 
 def test_writes_through_data_show_when_asked() -> None:

@@ -8,6 +8,7 @@ import sys
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
+from openvino import opset13  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: E402
 
@@ -15,4 +16,4 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noq
 # for each other for ever (pybind11's fault, within OpenVINO); this module is imported by one alone.
 openvino.Type.f32.to_dtype()
 
-__all__ = ["FrontEndManager", "TorchScriptPythonDecoder", "openvino"]
+__all__ = ["FrontEndManager", "TorchScriptPythonDecoder", "openvino", "opset13"]
