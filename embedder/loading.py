@@ -37,7 +37,8 @@ def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) 
     name = os.fspath(named)
     if name in MODELS or not _means_a_file(named):
         spec = lookup(name)
-        return Parts(name, spec, checkpoints.load(spec, weights))
+        checkpoint = checkpoints.load(spec, weights)
+        return Parts(name, checkpoint.spec or spec, checkpoint)
     path = _described(Path(name).expanduser())
     if probe := probe_head.read(path):
         underneath = find(probe.source(path), weights)
