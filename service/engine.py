@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Hashable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
@@ -114,10 +114,14 @@ class Engine:
             return None
         return values if np.isfinite(values).all() else None
 
+    def check_room(self, upload: Upload) -> None:
+        """Overloaded at once, where `compute` would be after it has made its tasks."""
+        if _flight(upload) not in self._flights:
+            self.places.check()
+
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
         """The answer by decoding and inference; identical uploads at one time share one."""
-        key = (upload.key, upload.served.identity, upload.task)
-        return await self._flights.join(key, lambda: self._compute(upload, state))
+        return await self._flights.join(_flight(upload), lambda: self._compute(upload, state))
 
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
         rate = upload.served.model.sample_rate
@@ -249,6 +253,10 @@ async def _windows(
             yield windows
     finally:
         steps.close()
+
+
+def _flight(upload: Upload) -> Hashable:
+    return upload.key, upload.served.identity, upload.task
 
 
 def _result_key(fingerprint: bytes, upload: Upload) -> str:

@@ -38,6 +38,9 @@ class Flights(Generic[T]):
                     task.cancel()
                     await asyncio.wait({task})  # what it holds is counted until it has ended
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tasks
+
     def __len__(self) -> int:
         return len(self._tasks)
 

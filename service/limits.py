@@ -21,11 +21,15 @@ class Places:
         self.taken = 0
         self._retry_after = retry_after
 
+    def check(self) -> None:
+        """Overloaded if no place is free."""
+        if self.taken >= self.places:
+            raise Overloaded(self._retry_after())
+
     @contextmanager
     def take(self) -> Iterator[None]:
         """Hold a place."""
-        if self.taken >= self.places:
-            raise Overloaded(self._retry_after())
+        self.check()
         self.taken += 1
         try:
             yield

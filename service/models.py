@@ -18,6 +18,7 @@ from torch import Tensor
 from embedder.errors import DownloadFailed, EmbedderError, UnknownModel
 from embedder.identity import identity as identify
 from embedder.model import TAGS, AudioEmbedder
+from embedder.windows import SCENE_WINDOW_MS
 from embedder.zoo import ModelSpec, lookup
 from service.batching import Batcher, BatchLimits
 from service.errors import RETRY_SECONDS, NotReady
@@ -210,8 +211,7 @@ class Models:
         batcher.start()
         self._batchers.append(batcher)
         try:
-            second = torch.zeros(1, model.sample_rate)
-            await batcher.submit(second, (*model.taps, TAGS))
+            await _warm_up(model, batcher)
         except BaseException:
             await batcher.close()
             self._batchers.remove(batcher)
@@ -255,6 +255,18 @@ class Models:
             max_queue=settings.max_requests,
             in_flight=min(_CPU_IN_FLIGHT, settings.threads_of_worker) if on_cpu else 1,
         )
+
+
+async def _warm_up(model: WindowModel, batcher: Batcher) -> None:
+    """Run what most requests ask for.
+
+    An engine compiles a network for each selection of features and kind of batch, which takes up to
+    a second: the first requests would wait for that, and those beside them.
+    """
+    scene = SCENE_WINDOW_MS / 1000
+    for clips, seconds in ((1, 1.0), (1, scene), (2, scene)):
+        for taps in (model.taps, (TAGS,)):
+            await batcher.submit(torch.zeros(clips, round(seconds * model.sample_rate)), taps)
 
 
 def identity(model: WindowModel) -> tuple[str, ...]:

@@ -147,6 +147,7 @@ async def _computed(request: Request, upload: Upload) -> Answer:
     if isinstance(found, Answer):
         answer = found
     else:
+        engine.check_room(upload)
         answer = await uploads.unless_gone(request, engine.compute(upload, found))
     request.scope[TIMINGS].update(answer.timings)
     return answer

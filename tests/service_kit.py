@@ -35,6 +35,9 @@ def wav(samples: int = RATE, seed: int = 0, rate: int = RATE) -> bytes:
     return wav_of(noise, rate)
 
 
+WARM_UP = 6  # batches that a model computes before it is served
+
+
 class FakeModel:
     """No network: features are a few statistics. Counts, blocks and fails on demand."""
 

@@ -14,6 +14,7 @@ import pytest
 from service.cache import encode
 from tests.service_kit import (
     RATE,
+    WARM_UP,
     FakeModel,
     decoder_pids,
     eventually,
@@ -53,7 +54,7 @@ async def test_the_event_loop_answers_while_the_network_runs() -> None:
     async with running(app) as client:
         model.may_run.clear()
         request = asyncio.ensure_future(client.post("/embed", content=CLIP))
-        await eventually(lambda: model.calls == 2)  # the first was the warm-up
+        await eventually(lambda: model.calls == WARM_UP + 1)
         assert (await client.get("/readyz")).status_code == 200
         assert not request.done()
         model.may_run.set()
@@ -66,14 +67,14 @@ async def test_identical_requests_at_one_time_cost_one_inference() -> None:
     async with running(app) as client:
         model.may_run.clear()
         requests = [asyncio.ensure_future(client.post("/embed", content=CLIP)) for _ in range(8)]
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         model.may_run.set()
         answers = await asyncio.gather(*requests)
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.content for answer in answers}) == 1
-        assert len(model.batches) == 2
+        assert len(model.batches) == WARM_UP + 1
         await client.post("/embed", content=wav(RATE, seed=5))
-        assert len(model.batches) == 3
+        assert len(model.batches) == WARM_UP + 2
 
 
 async def test_a_client_that_hangs_up_does_not_take_the_others_answer() -> None:
@@ -82,14 +83,14 @@ async def test_a_client_that_hangs_up_does_not_take_the_others_answer() -> None:
     async with running(app) as client:
         model.may_run.clear()
         first = asyncio.ensure_future(_hanging_up(app, CLIP))
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         second = asyncio.ensure_future(client.post("/embed", content=CLIP))
         await eventually(lambda: sum(service_of(app).engine._flights._waiting.values()) == 2)
         first.cancel()
         await asyncio.wait({first})
         model.may_run.set()
         assert (await second).status_code == 200
-        assert len(model.batches) == 2
+        assert len(model.batches) == WARM_UP + 1
 
 
 async def _hanging_up(app: Callable[..., object], body: bytes) -> None:
@@ -130,7 +131,7 @@ async def test_work_of_a_client_that_hung_up_is_given_up() -> None:
     async with running(app) as client:
         model.may_run.clear()
         busy = asyncio.ensure_future(client.post("/embed", content=CLIP))
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         gone = asyncio.ensure_future(_hanging_up(app, wav(RATE, seed=9)))
         await eventually(lambda: _batcher(app).waiting == 1)
         gone.cancel()
@@ -138,7 +139,7 @@ async def test_work_of_a_client_that_hung_up_is_given_up() -> None:
         await eventually(lambda: service_of(app).engine.places.taken == 1)
         model.may_run.set()
         await busy
-        assert len(model.batches) == 2
+        assert len(model.batches) == WARM_UP + 1
         assert 'status="499"' in (await client.get("/metrics")).text
 
 
@@ -190,7 +191,7 @@ async def test_bodies_are_refused_beyond_the_memory_for_them_and_it_comes_back()
     async with running(app) as client:
         model.may_run.clear()
         first = asyncio.ensure_future(client.post("/embed", content=CLIP))  # 64 KB
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         refused = await client.post("/embed", content=wav(RATE, seed=2))
         assert refused.status_code == 429
         model.may_run.set()
@@ -213,12 +214,12 @@ async def test_requests_of_many_clients_share_batches_and_one_bad_file_fails_alo
         requests = [
             asyncio.ensure_future(post) for post in [*posts, client.post("/embed", content=b"?")]
         ]
-        await eventually(lambda: model.calls == 3 and _batcher(app).waiting == 8)  # type: ignore[attr-defined]
+        await eventually(lambda: model.calls == WARM_UP + 2 and _batcher(app).waiting == 8)  # type: ignore[attr-defined]
         model.may_run.set()
         answers = await asyncio.gather(*requests)
         assert [answer.status_code for answer in answers] == [*[200] * 9, 415]
         assert answers[1].json()["embedding"] == pytest.approx(alone, abs=1e-5)
-        assert model.batches[3:] == [(8, RATE)]
+        assert model.batches[WARM_UP + 2 :] == [(8, RATE)]
 
 
 async def test_readiness_follows_the_models_life() -> None:
@@ -233,7 +234,7 @@ async def test_readiness_follows_the_models_life() -> None:
         assert (await client.get("/livez")).status_code == 200
         model.may_run.set()
         await eventually(lambda: is_ready(app))
-        assert model.batches == [(1, RATE)]  # a real forward was made
+        assert len(model.batches) == WARM_UP and model.batches[0] == (1, RATE)
         assert (await client.get("/readyz")).status_code == 200
         service_of(app).draining = True
         assert (await client.get("/readyz")).status_code == 503
@@ -248,7 +249,7 @@ async def test_stopping_answers_those_who_wait() -> None:
     async with running(app) as client:
         model.may_run.clear()
         started = asyncio.ensure_future(client.post("/embed", content=CLIP))
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         waiting = asyncio.ensure_future(client.post("/embed", content=wav(RATE, seed=2)))
         await eventually(lambda: _batcher(app).waiting == 1)  # type: ignore[attr-defined]
         closing = asyncio.ensure_future(_batcher(app).close())  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from service.pace import Pace
 from service.state import Service
 from tests.service_kit import (
     RATE,
+    WARM_UP,
     FakeModel,
     eventually,
     fake_app,
@@ -82,7 +83,7 @@ async def test_a_batch_that_hangs_is_noticed() -> None:
         assert idle.json() == {"status": "alive", "oldest_batch_seconds": 0}
         model.may_run.clear()
         request = asyncio.ensure_future(client.post("/embed", content=CLIP))
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         (batch,) = service_of(app).models.loaded["fake"].batcher._running
         batch.since -= 50
         busy = await client.get("/livez")
@@ -318,10 +319,10 @@ async def test_what_a_long_clip_of_a_client_that_left_still_needs_is_not_compute
         model.may_run.clear()
         engine = service_of(app).engine
         long = asyncio.ensure_future(client.post("/embed", content=wav(60 * 8000, rate=8000)))
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         long.cancel()
         await eventually(lambda: engine.places.taken == 0)
         model.may_run.set()
         assert (await client.post("/embed", content=CLIP)).status_code == 200
-        assert model.calls == 3  # the warm-up, what had begun, and this clip
+        assert model.calls == WARM_UP + 2  # the warm-up, what had begun, and this clip
         assert engine.places.taken == engine._audio.held == 0

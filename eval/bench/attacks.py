@@ -202,7 +202,7 @@ ATTACKS: Final = (
     Attack(
         "18 different taps, timestamps of 590 s, every 30 ms",
         _every_tap,
-        Bound(_REFUSED | {200}, 60, 400),
+        Bound(_REFUSED | {200}, 60, 600),  # 116 of it are the answer, 76 the audio
     ),
     Attack("/v1/embeddings of 200 000 numbers, 400 kB", _numbers(200_000), Bound(_REFUSED | {422})),
     Attack(
@@ -214,18 +214,18 @@ ATTACKS: Final = (
     Attack(
         "60 uploads of 20 MB hung up after 0.4 s, then a clip of 1 s",
         _hung_up,
-        Bound(frozenset({200}), 5, 800, 1),
+        Bound(frozenset({200}), 5, 800, 1, threads=24),
     ),
     Attack(
         "clips of 300 lengths with two models",
         _many_lengths,
-        Bound(frozenset({200}), 10, 250, 1),
+        Bound(frozenset({200}), 10, 350, 1),  # with the second model itself
         two_models=True,
     ),
     Attack("20 sets of taps", _sets_of_taps, Bound(frozenset({200}), 60, 60, 1, 12, 5)),
     Attack(
-        "/tags?kind=timestamps&top_k=527 of 590 s, every 30 ms",
-        _tags("kind=timestamps&window_ms=160&hop_ms=30&top_k=527"),
+        "/tags?kind=timestamps&top_k=527 of 590 s, every 40 ms",
+        _tags("kind=timestamps&window_ms=160&hop_ms=40&top_k=527"),
         Bound(_REFUSED | {200}, 60, 400),
     ),
     Attack("14 MB whose index takes minutes to read", _burner, Bound(frozenset({413}), 15, 800)),
