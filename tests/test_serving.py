@@ -13,7 +13,15 @@ import uvicorn
 
 from service.listening import listen, url
 from service.serving import Exit, Server
-from tests.service_kit import FakeModel, eventually, fake_app, is_ready, service_of, wav
+from tests.service_kit import (
+    WARM_UP,
+    FakeModel,
+    eventually,
+    fake_app,
+    is_ready,
+    service_of,
+    wav,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -111,7 +119,7 @@ async def test_a_batch_that_hangs_does_not_keep_a_server_from_stopping(
     async with served(model, drain_seconds=0.3) as (server, base):
         model.may_run.clear()
         request = asyncio.create_task(ask(base))
-        await eventually(lambda: model.calls == 2)
+        await eventually(lambda: model.calls == WARM_UP + 1)
         server.should_exit = True
         await eventually(lambda: left)
         model.may_run.set()
