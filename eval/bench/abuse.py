@@ -96,8 +96,9 @@ class Cost:
         return "; ".join([*parts, "killed at the limit"] if self.seen.killed else parts)
 
 
-# How a connection may end: without an answer, in any way that is not the client's own patience.
-_CLOSED: Final = {True: ("cut", "reset"), False: ()}
+# How else a connection may end: without an answer, in any way but the client's own patience;
+# with one, when the client has taken all that it takes.
+_CLOSED: Final = {True: ("cut", "reset"), False: ("long",)}
 
 
 def abuse(

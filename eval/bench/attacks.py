@@ -224,8 +224,8 @@ ATTACKS: Final = (
     ),
     Attack("20 sets of taps", _sets_of_taps, Bound(frozenset({200}), 60, 60, 1, 12, 5)),
     Attack(
-        "/tags?kind=timestamps&top_k=527 of 590 s, every 40 ms",
-        _tags("kind=timestamps&window_ms=160&hop_ms=40&top_k=527"),
+        "/tags?kind=timestamps&top_k=527 of 590 s, every 30 ms",
+        _tags("kind=timestamps&window_ms=160&hop_ms=30&top_k=527"),
         Bound(_REFUSED | {200}, 60, 400),
     ),
     Attack("14 MB whose index takes minutes to read", _burner, Bound(frozenset({413}), 15, 800)),
