@@ -64,3 +64,9 @@ def test_torch_alone_is_looked_up_in_an_index_of_its_own() -> None:
         assert len(steps) == 1, name
         assert re.search(r"--no-deps --index-url \S+ torch\b", steps[0]), name
         assert "EXTRA_INDEX" not in text, name
+
+
+def test_the_smoke_names_tests_that_there_are() -> None:
+    for line in (ROOT / "tests/smoke.txt").read_text("utf-8").splitlines():
+        path, _, name = line.partition("::")
+        assert f"def {name.partition('[')[0]}" in (ROOT / path).read_text("utf-8"), line
