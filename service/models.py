@@ -265,8 +265,9 @@ async def _warm_up(model: WindowModel, batcher: Batcher) -> None:
     """
     scene = SCENE_WINDOW_MS / 1000
     for clips, seconds in ((1, 1.0), (1, scene), (2, scene)):
-        for taps in (model.taps, (TAGS,)):
-            await batcher.submit(torch.zeros(clips, round(seconds * model.sample_rate)), taps)
+        # Together: then one network serves both, and either of them.
+        silence = torch.zeros(clips, round(seconds * model.sample_rate))
+        await batcher.submit(silence, (*model.taps, TAGS))
 
 
 def identity(model: WindowModel) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def wav(samples: int = RATE, seed: int = 0, rate: int = RATE) -> bytes:
     return wav_of(noise, rate)
 
 
-WARM_UP = 6  # batches that a model computes before it is served
+WARM_UP = 3  # batches that a model computes before it is served
 
 
 class FakeModel:

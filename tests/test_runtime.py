@@ -549,6 +549,28 @@ def test_selections_beyond_the_first_share_a_network(
     assert bounds == {str(openvino_engine.SHAPE_ENTRIES)}
 
 
+def test_a_part_of_a_selection_needs_no_network(compiled: list[tuple[dict[str, str], Any]]) -> None:
+    model = run_with(model_of(NETWORKS["mn"]), "openvino")
+    wave = waves(1, 8_000)
+    both = model.features(wave, taps=["mel", "b3", "logits"])
+    for taps in (["logits"], ["b3", "mel"]):
+        for tap, vector in model.features(wave, taps=taps).items():
+            assert torch.equal(vector, both[tap])
+    assert len(compiled) == 1
+
+
+def test_graphs_that_gave_back_their_memory_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "WARM", 1)
+    model = run_with(model_of(NETWORKS["mn"]), "openvino")
+    sounds = [waves(1, 8_000), waves(3, 320_000), waves(1, 320_000)]
+    first = [model.scene(wave) for wave in sounds]
+    engine = model._current.runtime()
+    assert isinstance(engine, openvino_engine.OpenVINORuntime)
+    assert len(engine._requests) > len(engine._warm) == 1
+    for wave, vectors in zip(sounds, first, strict=True):
+        assert torch.equal(model.scene(wave), vectors)
+
+
 @pytest.mark.parametrize("kind", ["mn", "dymn", "fmn+gru"])
 def test_half_precision_is_close(kind: str) -> None:
     """What a card computes in float16, computed here."""

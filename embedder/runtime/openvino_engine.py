@@ -7,13 +7,14 @@ import json
 import logging
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from queue import LifoQueue
+from queue import Empty, LifoQueue
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -45,9 +46,38 @@ MAX_COPIES: Final = 4
 # What OpenVINO keeps of the shapes it has met, in each compiled network: two shapes of some 100
 # entries, such as full batches of timestamps and what is left of them. Its own bound is 5000, which
 # hundreds of lengths fill with gigabytes, and gains at most a tenth of the time.
-SHAPE_ENTRIES: Final = 250
+SHAPE_ENTRIES: Final = 100
+# Graphs that keep the memory of their maps (20 to 50 MB for each network) between two runs. To take
+# it again costs some milliseconds.
+WARM: Final = 2
 # Raised when converting changes what comes out of it.
 CONVERSION: Final = 3
+
+
+class Requests:
+    """So many infer requests of compiled networks; `queue` has those that are idle."""
+
+    def __init__(self, compiled: Sequence[Any], count: int) -> None:
+        self._compiled = compiled
+        self._count = count
+        self.queue: LifoQueue[Any] = LifoQueue()
+        for number in range(count):
+            self.queue.put(compiled[number % len(compiled)].create_infer_request())
+
+    def release(self) -> bool:
+        """Free the memory of maps until the next run, unless there is a run now."""
+        idle = []
+        with suppress(Empty):
+            while True:
+                idle.append(self.queue.get_nowait())
+        try:
+            if len(idle) == self._count:
+                for network in self._compiled:
+                    network.release_memory()
+            return len(idle) == self._count
+        finally:
+            for request in idle:
+                self.queue.put(request)
 
 
 class OpenVINORuntime:
@@ -63,7 +93,8 @@ class OpenVINORuntime:
         self._threads = min(threads(), torch.get_num_threads())
         self._pool = single_threaded(self._threads)
         self._under_way = 0  # parts of all calls
-        self._requests: dict[tuple[Graph, int], LifoQueue[Any]] = {}
+        self._requests: dict[tuple[Graph, int], Requests] = {}
+        self._warm: OrderedDict[tuple[Graph, int], Requests] = OrderedDict()  # last used last
         self._selections = Selections(network.backbone)
         self._lock = threading.Lock()
 
@@ -126,7 +157,8 @@ class OpenVINORuntime:
     def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> Graph:
         """Of fixed shape where that pays: 7 % for static networks, half for mixed kernels."""
         dynamic = isinstance(self._network.backbone, DyMN)
-        if frames not in self._network.frames:
+        usual = frames in self._network.frames and self._selections.is_own(names)
+        if not usual:
             return Graph(names, 1 if dynamic else ANY)
         together = RUN_FRAMES // frames
         if together >= MANY and not dynamic:
@@ -150,13 +182,23 @@ class OpenVINORuntime:
             if (graph, streams) not in self._requests:
                 self._requests[graph, streams] = self._new_requests(graph, streams)
             requests = self._requests[graph, streams]
-        request = requests.get()
+            self._warm[graph, streams] = requests
+            self._warm.move_to_end((graph, streams))
+        request = requests.queue.get()
         try:
             yield request
         finally:
-            requests.put(request)
+            requests.queue.put(request)
+            self._cool()
 
-    def _new_requests(self, graph: Graph, streams: int) -> LifoQueue[Any]:
+    def _cool(self) -> None:
+        """Leave memory for maps to the graphs that were used last."""
+        with self._lock:
+            for key in list(self._warm)[:-WARM]:
+                if self._warm[key].release():
+                    del self._warm[key]
+
+    def _new_requests(self, graph: Graph, streams: int) -> Requests:
         """Each of a compiled network of its own, if they are few.
 
         Such a network runs in the thread that asks. One with several streams hands every clip to
@@ -171,11 +213,9 @@ class OpenVINORuntime:
             "CPU_RUNTIME_CACHE_CAPACITY": str(SHAPE_ENTRIES),
         }
         model = self._model(graph)
-        compiled = [self._core.compile_model(model, "CPU", options) for _ in range(copies)]
-        requests: LifoQueue[Any] = LifoQueue()
-        for number in range(streams):
-            requests.put(compiled[number % copies].create_infer_request())
-        return requests
+        return Requests(
+            [self._core.compile_model(model, "CPU", options) for _ in range(copies)], streams
+        )
 
     def _model(self, graph: Graph) -> Any:
         """The converted network, from disk where an earlier process left it."""
