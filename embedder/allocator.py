@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # mallopt's names
-_KEPT: Final = 128 << 20
+_KEPT: Final = 32 << 20
 _LARGEST: Final = 32 << 20  # that glibc takes
 _ARENAS: Final = 4  # each keeps what was freed in it; by default there are eight a core
 

@@ -15,9 +15,10 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
+from embedder.detection import detects
 from embedder.errors import DownloadFailed, EmbedderError, UnknownModel
 from embedder.identity import identity as identify
-from embedder.model import TAGS, AudioEmbedder
+from embedder.model import EVENTS, TAGS, AudioEmbedder
 from embedder.windows import SCENE_WINDOW_MS
 from embedder.zoo import ModelSpec, lookup
 from service.batching import Batcher, BatchLimits
@@ -267,7 +268,8 @@ async def _warm_up(model: WindowModel, batcher: Batcher) -> None:
     for clips, seconds in ((1, 1.0), (1, scene), (2, scene)):
         # Together: then one network serves both, and either of them.
         silence = torch.zeros(clips, round(seconds * model.sample_rate))
-        await batcher.submit(silence, (*model.taps, TAGS))
+        events = (EVENTS,) if detects(model.spec) else ()
+        await batcher.submit(silence, (*model.taps, TAGS, *events))
 
 
 def identity(model: WindowModel) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from anyio import fail_after
 
+from embedder.allocator import keep_freed_memory
 from embedder.errors import EmbedderError
 from service.protocol import BoundedHttp
 from service.settings import Settings
@@ -43,6 +44,7 @@ FINAL: Final = frozenset({Exit.SETTINGS, Exit.ADDRESS, Exit.UNABLE})
 
 def run(settings: Settings, sockets: Sequence[socket.socket]) -> int:
     """Serve on these sockets until a signal, or what the server cannot do without, ends it."""
+    keep_freed_memory()  # before threads are there: each would get an arena of its own
     from service.app import create_app  # imports torch
 
     try:

@@ -8,13 +8,14 @@ from typing import Any, Final
 from embedder.frame_mn import STRONG, FrameMN
 from embedder.runtime import backbone_names
 
-# Selections with graphs of their own. More would take memory and threads without end, and seconds
-# each; a graph of every feature takes 11 to 30 % longer to run than one of the usual ones.
-OWN: Final = 2
+# Beside the first selection, these have graphs of their own: what tags and events are made of. More
+# would take memory and threads without end, and seconds each; a graph of every feature takes 11 to
+# 30 % longer to run than one of the usual ones.
+LABELS: Final = (("logits",), (STRONG,))
 
 
 class Selections:
-    """The first few selections that are asked for, and one of everything in place of all others.
+    """The first selection that is asked for, labels alone, and one of everything for all others.
 
     What is part of a selection that has a graph comes from that graph.
     """
@@ -35,7 +36,7 @@ class Selections:
             enough = [own for own in self._own if set(names) <= set(own)]
             if enough:
                 return min(enough, key=lambda own: (len(own), own))
-            if len(self._own) == OWN:
+            if self._own and names not in LABELS:
                 return self._every
             self._own.add(names)
             return names
