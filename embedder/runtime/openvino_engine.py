@@ -43,10 +43,10 @@ RUN_FRAMES: Final = 1024
 MANY: Final = 16
 # Networks that are compiled several times, each for some of the threads.
 MAX_COPIES: Final = 4
-# What OpenVINO keeps of the shapes it has met, in each compiled network: two shapes of some 100
-# entries, such as full batches of timestamps and what is left of them. Its own bound is 5000, which
-# hundreds of lengths fill with gigabytes, and gains at most a tenth of the time.
-SHAPE_ENTRIES: Final = 100
+# What OpenVINO keeps of the shapes it has met, in each compiled network; a shape has some 100
+# entries. More make timestamps and changing lengths faster by an eighth, and each takes a megabyte
+# or more over all networks. Its own bound is 5000, which hundreds of lengths fill with gigabytes.
+SHAPE_ENTRIES: Final = 20
 # Graphs that keep the memory of their maps (20 to 50 MB for each network) between two runs. To take
 # it again costs some milliseconds.
 WARM: Final = 2
