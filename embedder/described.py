@@ -73,10 +73,10 @@ def spec_from_json(description: Mapping[str, Any]) -> ModelSpec:
 
 def labels_from_json(labels: Any, spec: ModelSpec) -> tuple[str, ...]:
     """A label for each of a model's classes; TypeError or ValueError for anything else."""
-    found = texts(labels, at_most=spec.network.n_classes)
-    if len(found) != spec.network.n_classes:
-        raise ValueError(f"{len(found)} labels for {spec.network.n_classes} classes")
-    return found
+    names = texts(labels, at_most=spec.network.n_classes)
+    if len(names) != spec.network.n_classes:
+        raise ValueError(f"{len(names)} labels for {spec.network.n_classes} classes")
+    return names
 
 
 def texts(values: Any, at_most: int) -> tuple[str, ...]:

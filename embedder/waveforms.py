@@ -22,7 +22,7 @@ from torch import Tensor
 from embedder.audio import AudioSource, check_peak, load_audio, resample, stream_audio
 from embedder.errors import BadAudio, BadRequest
 from embedder.libav import MAX_RATE, MIN_RATE
-from embedder.windows import BATCH_SAMPLES
+from embedder.windows import BATCH_SAMPLES, WAITING_SAMPLES
 
 Waveforms: TypeAlias = Tensor | NDArray[np.floating[Any]]
 Clip: TypeAlias = Waveforms | AudioSource
@@ -37,8 +37,6 @@ GIVE: Final = (
 TO_FLOATS: Final = {"int32": "int32 / 2**31", "uint8": "uint8 / 128.0 - 1"}
 # So many clips below a millisecond are not clips, but the frames of a recording's channels.
 MANY_CLIPS: Final = 100
-# Samples of clips of different lengths that wait for others of their length.
-WAITING_SAMPLES: Final = 4 * BATCH_SAMPLES
 
 
 class Batch(NamedTuple):
@@ -89,10 +87,10 @@ def in_order(
     batches: Iterable[Batch], run: Callable[[Iterable[Waveforms]], Iterable[T]]
 ) -> list[T]:
     """What `run` makes of each clip, in the order of their numbers."""
-    found: dict[int, T] = {}
+    answers: dict[int, T] = {}
     for batch in batches:
-        found.update(zip(batch.numbers, run(batch.blocks), strict=True))
-    return [found[number] for number in sorted(found)]
+        answers.update(zip(batch.numbers, run(batch.blocks), strict=True))
+    return [answers[number] for number in sorted(answers)]
 
 
 def checked(blocks: Iterable[Waveforms], rate: int) -> Iterator[Tensor]:

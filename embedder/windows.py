@@ -24,6 +24,8 @@ TIMESTAMP_HOP_MS: Final = 50.0
 
 # Samples of one network batch: eight windows of 10 s at 32 kHz, or 500 of 160 ms.
 BATCH_SAMPLES: Final = 8 * 320_000
+# Samples of clips of different lengths that wait for others of their length.
+WAITING_SAMPLES: Final = 4 * BATCH_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from embedder.windows import (
     SCENE_WINDOW_MS,
     TIMESTAMP_HOP_MS,
     TIMESTAMP_WINDOW_MS,
+    WAITING_SAMPLES,
     scene_plan,
     timestamp_plan,
 )
@@ -47,7 +48,6 @@ from embedder.windows import (
 PART_FILES: Final = 256
 PART_BYTES: Final = ROW_GROUP_BYTES
 PART_SECONDS: Final = 20.0
-WAITING_SAMPLES: Final = 4 * BATCH_SAMPLES  # in clips of different lengths
 
 OnFile: TypeAlias = Callable[[str, str | None], None]
 OnNote: TypeAlias = Callable[[str, str], None]

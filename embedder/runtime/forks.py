@@ -30,7 +30,7 @@ def never_free(thing: object) -> None:
 
 
 class ProcessLock:
-    """A lock of the whole process. In a forked child it is free, whoever held it in the parent."""
+    """A lock of one process: in a forked child it is free, even if the parent held it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
