@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from anyio import fail_after
 
-from embedder.allocator import keep_freed_memory
+from embedder.allocator import keep_freed_memory, return_freed_memory
 from embedder.errors import EmbedderError
 from service.protocol import BoundedHttp
 from service.settings import Settings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LOG_FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
 _CLOSE_SECONDS: Final = 10.0  # beyond the time to finish requests
+_TRIM_TICKS: Final = 300  # half a minute from one return of freed memory to the next
 _log = logging.getLogger(__name__)
 
 
@@ -91,6 +93,8 @@ class Server(uvicorn.Server):
                 _leave(Exit.HUNG)
             if not parent.is_alive():
                 return True
+        if counter % _TRIM_TICKS == _TRIM_TICKS - 1:
+            await asyncio.to_thread(return_freed_memory)
         return bool(self._service.fatal) or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
