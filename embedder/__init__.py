@@ -9,20 +9,16 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
+from embedder.version import __version__
+
 if TYPE_CHECKING:
-    from embedder.audio import load_audio, stream_audio
+    from embedder.audio.decode import load_audio, stream_audio
     from embedder.errors import EmbedderError
     from embedder.model import AudioEmbedder
     from embedder.streams import Timestamps
     from embedder.zoo import MODELS
-
-try:
-    __version__ = version("audio-embedder")
-except PackageNotFoundError:  # a source tree on the path, not installed
-    __version__ = "0+source"
 
 # Imported on first use, so that `import embedder` does not wait for torch.
 _HOMES: Final = {
@@ -30,8 +26,8 @@ _HOMES: Final = {
     "EmbedderError": "embedder.errors",
     "MODELS": "embedder.zoo",
     "Timestamps": "embedder.streams",
-    "load_audio": "embedder.audio",
-    "stream_audio": "embedder.audio",
+    "load_audio": "embedder.audio.decode",
+    "stream_audio": "embedder.audio.decode",
 }
 
 __all__ = [

@@ -12,18 +12,20 @@ from typing import Any, Final, TypeVar, overload
 import torch
 from torch import Tensor
 
-from embedder.audio import AudioSource
-from embedder.detection import FrameProbabilities
-from embedder.errors import BadRequest
-from embedder.events import MEDIAN, THRESHOLD, Event, Threshold
-from embedder.streams import Streams, Timestamps
-from embedder.waveforms import Audio, Clip, Clips, Waveforms, in_order, is_many, is_one, read
-from embedder.windows import (
+from embedder.audio.decode import AudioSource
+from embedder.defaults import (
+    MEDIAN,
     SCENE_HOP_MS,
     SCENE_WINDOW_MS,
+    THRESHOLD,
     TIMESTAMP_HOP_MS,
     TIMESTAMP_WINDOW_MS,
 )
+from embedder.errors import BadRequest
+from embedder.events.finder import Event, Threshold
+from embedder.events.frames import FrameProbabilities
+from embedder.streams import Streams, Timestamps
+from embedder.waveforms import Audio, Clip, Clips, Waveforms, in_order, is_many, is_one, read
 
 TOP: Final = 5
 

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from embedder.dymn import DynamicBlock
 from embedder.frontend import LogMel
-from embedder.model import BACKBONES
-from embedder.zoo import MODELS, MelConfig, ModelSpec, Network
+from embedder.networks import BACKBONES
+from embedder.networks.dymn import DynamicBlock
+from embedder.zoo import MODELS, MelConfig, ModelSpec, NetworkConfig
 
 SECONDS: Final = 10
 _OPS_PER_MAC: Final = 2  # the counter's, which counts additions as well
@@ -46,7 +46,7 @@ def architectures() -> list[str]:
     Networks that differ in their classes alone are one: of them, the first published one with
     the fewest classes.
     """
-    groups: dict[tuple[Network, MelConfig], list[str]] = {}
+    groups: dict[tuple[NetworkConfig, MelConfig], list[str]] = {}
     for name, spec in MODELS.items():
         groups.setdefault((replace(spec.network, n_classes=1), spec.mel), []).append(name)
     return [min(names, key=_rank) for names in groups.values()]

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from embedder.zoo import DyMNConfig, FrameMNConfig, MelConfig, MNConfig, ModelSpec, Network
+from embedder.zoo import DyMNConfig, FrameMNConfig, MelConfig, MNConfig, ModelSpec, NetworkConfig
 
-Config = TypeVar("Config", bound=Network | MelConfig)
+Config = TypeVar("Config", bound=NetworkConfig | MelConfig)
 
-# Network configurations by the family name that checkpoints carry.
-FAMILIES: Final[Mapping[str, type[Network]]] = types.MappingProxyType(
+# NetworkConfig configurations by the family name that checkpoints carry.
+FAMILIES: Final[Mapping[str, type[NetworkConfig]]] = types.MappingProxyType(
     {"mn": MNConfig, "dymn": DyMNConfig, "fmn": FrameMNConfig}
 )
 # Least and greatest values by name: of all published models, and well beyond them. The largest

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedder import __version__
+from embedder.defaults import FRAME_MS
 from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.files import atomic
-from embedder.frame_mn import FRAME_MS, STRONG, FrameMN
 from embedder.frontend import PREEMPHASIS, LogMel
 from embedder.model import AudioEmbedder
-from embedder.runtime import features_of, outputs_of
+from embedder.networks.frame_mn import STRONG, FrameMN
+from embedder.runtime.base import features_of, outputs_of
+from embedder.version import __version__
 from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
 
 OPSET: Final = 17

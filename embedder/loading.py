@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from embedder import checkpoints, probe_head
+from embedder import checkpoints
+from embedder import probe as probe_head
 from embedder.checkpoints import Checkpoint
 from embedder.errors import BadRequest, WeightsMismatch, WeightsNotFound
 from embedder.zoo import MODELS, ModelSpec, lookup

@@ -18,29 +18,22 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from embedder import probe_head
+from embedder import probe as probe_head
 from embedder.clips import WholeClips
 from embedder.describe import described
-from embedder.dymn import DyMN
 from embedder.errors import BadRequest, WeightsMismatch
-from embedder.frame_mn import FrameMN, published_names
 from embedder.frontend import MEL, LogMel
 from embedder.labels import default_labels
 from embedder.loading import device_of, find
-from embedder.mn import MN
+from embedder.networks import BACKBONES
+from embedder.networks.frame_mn import published_names
 from embedder.runtime import choose
-from embedder.runtime.current import Current
+from embedder.runtime.lazy import LazyEngine
 from embedder.streams import EVENTS, TAGS
 from embedder.windows import scene_plan, timestamp_plan
-from embedder.zoo import DyMNConfig, FrameMNConfig, MNConfig, ModelSpec, lookup
+from embedder.zoo import ModelSpec, lookup
 
-__all__ = ["BACKBONES", "EVENTS", "PROBABILITIES", "TAGS", "AudioEmbedder"]
-
-BACKBONES: Final[dict[type, Callable[[Any], Any]]] = {
-    MNConfig: MN,
-    DyMNConfig: DyMN,
-    FrameMNConfig: FrameMN,
-}
+__all__ = ["EVENTS", "PROBABILITIES", "TAGS", "AudioEmbedder"]
 
 PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}  # sigmoids of these
 _REASON: Final = 1_000  # characters
@@ -75,7 +68,7 @@ class AudioEmbedder(WholeClips):
         self.eval().requires_grad_(False)
         usual = (scene_plan(self.sample_rate), timestamp_plan(self.sample_rate))
         lengths = tuple(plan.window for plan in usual)
-        self._current = Current(self.frontend, self.backbone, lengths)
+        self._current = LazyEngine(self.frontend, self.backbone, lengths)
 
     @classmethod
     def build(cls, name: str, taps: Sequence[str] | None = None) -> AudioEmbedder:

@@ -16,21 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from embedder import windows
-from embedder.detection import Clock, FrameProbabilities, check_detects, find_events, joined
-from embedder.errors import BadRequest, UnknownTap
-from embedder.events import MEDIAN, THRESHOLD, Event, EventRules, Threshold
-from embedder.waveforms import Waveforms, checked
-from embedder.windows import (
+from embedder.defaults import (
+    MEDIAN,
     SCENE_HOP_MS,
     SCENE_WINDOW_MS,
+    THRESHOLD,
     TIMESTAMP_HOP_MS,
     TIMESTAMP_WINDOW_MS,
-    Plan,
-    WindowPlan,
-    chunk_plan,
-    scene_plan,
-    timestamp_plan,
 )
+from embedder.errors import BadRequest, UnknownTap
+from embedder.events.finder import Event, EventRules, Threshold
+from embedder.events.frames import Clock, FrameProbabilities, check_detects, find_events, joined
+from embedder.waveforms import Waveforms, checked
+from embedder.windows import Plan, WindowPlan, chunk_plan, scene_plan, timestamp_plan
 from embedder.zoo import ModelSpec
 
 # Features beside MEL and the backbone's own: sigmoids of the clip's and the frames' logits.

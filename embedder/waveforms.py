@@ -1,6 +1,6 @@
 """What a caller may give as audio, checked at the door; nothing behind it looks again.
 
-    path, bytes, file ── embedder.audio ──┐
+    path, bytes, file ── embedder.audio.decode ──┐
     array [S] or [B, S] ──────────────────┼── blocks [B, s] of clips of one length
     list of any of these, by length ──────┘
 
@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedder.audio import AudioSource, check_peak, load_audio, resample, stream_audio
+from embedder.audio.decode import AudioSource, check_peak, load_audio, resample, stream_audio
+from embedder.audio.libav import MAX_RATE, MIN_RATE
 from embedder.errors import BadAudio, BadRequest
-from embedder.libav import MAX_RATE, MIN_RATE
 from embedder.windows import BATCH_SAMPLES, WAITING_SAMPLES
 
 Waveforms: TypeAlias = Tensor | NDArray[np.floating[Any]]
@@ -57,7 +57,7 @@ def is_one(audio: Audio) -> bool:
 
 
 def is_source(audio: object) -> TypeGuard[AudioSource]:
-    """Whether `embedder.audio` is to read this; a text file is for it to refuse."""
+    """Whether `embedder.audio.decode` is to read this; a text file is for it to refuse."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(audio, kinds) or hasattr(audio, "read")
 

@@ -14,13 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedder.defaults import SCENE_HOP_MS, SCENE_WINDOW_MS, TIMESTAMP_HOP_MS, TIMESTAMP_WINDOW_MS
 from embedder.errors import BadAudio, BadRequest
 from embedder.frontend import reflect_pad
-
-SCENE_WINDOW_MS: Final = 10_000.0
-SCENE_HOP_MS: Final = 2_500.0
-TIMESTAMP_WINDOW_MS: Final = 160.0
-TIMESTAMP_HOP_MS: Final = 50.0
 
 # Samples of one network batch: eight windows of 10 s at 32 kHz, or 500 of 160 ms.
 BATCH_SAMPLES: Final = 8 * 320_000

@@ -90,7 +90,7 @@ class FrameMNConfig:
     n_classes: int = 447
 
 
-Network = MNConfig | DyMNConfig | FrameMNConfig
+NetworkConfig = MNConfig | DyMNConfig | FrameMNConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class ModelSpec:
     `psds1` AudioSet Strong PSDS1 in percent; None where nothing was stated.
     """
 
-    network: Network
+    network: NetworkConfig
     mel: MelConfig
     weights: str
     url: str = ""  # empty: the weights are package data
@@ -112,7 +112,7 @@ class ModelSpec:
     psds1: float | None = None
     # Default taps: low-level mel means, then the mid-level blocks (Table II, "M_B + L").
     taps: tuple[str, ...] = ("mel", "b5", "b11", "b13", "b15")
-    probed: bool = False  # tags are those of a probe: embedder/probe_head.py
+    probed: bool = False  # tags are those of a probe: embedder/probe.py
 
     @property
     def bundled(self) -> bool:
@@ -247,9 +247,6 @@ MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
     "mn40_im":         _mn("mn40_im",              _imagenet(4.0),  (None, None, None)),
 })
 # fmt: on
-
-DEFAULT_MODEL: Final = "sprout04"
-DEFAULT_DETECTOR: Final = "fmn10+tf-256_advanced-kd-weak-strong"
 
 
 def lookup(name: str) -> ModelSpec:

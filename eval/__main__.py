@@ -14,9 +14,10 @@ from rich.console import Console
 
 from embedder.children import keep_children_safe
 from embedder.errors import EmbedderError
-from eval import commands, detector_commands, sed
 from eval.bench import abuse, bulk, engines, fuzz, server, soak, startup
 from eval.hear import cli as hear
+from eval.scores import sed
+from eval.training import commands, detector_commands
 
 COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "corpus": commands.corpus,

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedder.audio import Samples, resample
+from embedder.audio.decode import Samples, resample
+from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
-from embedder.zoo import DEFAULT_MODEL
 
 ORGANISATION: Final = "audio-embedder"
 # Under mteb's names: what the published weights have seen.

@@ -15,9 +15,14 @@ from typing import Final
 
 from torch import Tensor, nn
 
+from embedder.defaults import (
+    DEFAULT_MODEL,
+    SCENE_HOP_MS,
+    SCENE_WINDOW_MS,
+    TIMESTAMP_HOP_MS,
+    TIMESTAMP_WINDOW_MS,
+)
 from embedder.model import AudioEmbedder
-from embedder.windows import SCENE_HOP_MS, SCENE_WINDOW_MS, TIMESTAMP_HOP_MS, TIMESTAMP_WINDOW_MS
-from embedder.zoo import DEFAULT_MODEL
 
 
 @dataclass(frozen=True, slots=True)

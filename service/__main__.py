@@ -13,7 +13,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from embedder.children import keep_children_safe
-from embedder.threads import wait_asleep
+from embedder.process import wait_asleep
 from service.listening import CannotListen, listen, url
 from service.serving import LOG_FORMAT, Exit, run, stop_signals
 from service.settings import Settings, faults

@@ -13,11 +13,11 @@ from starlette.middleware.cors import CORSMiddleware
 import embedder
 from service import errors, openai, operations, routes
 from service.access import Access
-from service.engine import Engine
 from service.metrics import Metrics
 from service.middleware import Guard
 from service.models import Models, WindowModel
 from service.openapi import describe
+from service.pipeline import Pipeline
 from service.settings import Settings
 from service.state import Service, make_cache
 from service.uploads import MULTIPART_OVERHEAD
@@ -53,8 +53,8 @@ def create_app(
     settings = settings or Settings()
     metrics = Metrics()
     served = Models(settings, models, metrics.batch)
-    engine = Engine(settings, served, make_cache(settings), metrics)
-    service = Service(settings, metrics, served, engine)
+    pipeline = Pipeline(settings, served, make_cache(settings), metrics)
+    service = Service(settings, metrics, served, pipeline)
     _watch(service)
 
     @asynccontextmanager
@@ -80,7 +80,7 @@ def create_app(
     app.add_middleware(Access, settings=settings)
     app.add_middleware(  # the last one is the outermost
         Guard,
-        memory=engine.uploads,
+        memory=pipeline.uploads,
         metrics=metrics,
         body_limit=lambda path: _body_limit(settings, path),
         body_seconds=settings.body_seconds,
@@ -113,7 +113,7 @@ def _watch(service: Service) -> None:
         lambda: models.oldest_batch_seconds,
     )
     gauge(
-        "embedder_busy_places",
+        "embedder_busy_slots",
         "Requests being decoded or computed.",
-        lambda: service.engine.places.taken,
+        lambda: service.pipeline.slots.taken,
     )

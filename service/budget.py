@@ -1,7 +1,7 @@
 """What one request may cost, added up in one place before the network computes any of it.
 
 Bytes are counted as they arrive (`service.middleware`), seconds as they are decoded
-(`embedder.libav`); from there on, the windows and the values of the answer are known.
+(`embedder.audio.libav`); from there on, the windows and the values of the answer are known.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from service.answers import ResolvedTask
 from service.errors import TooMuchWork
 from service.models import WindowModel
 from service.settings import Settings
-from service.tasks import ResolvedTask
 
 _VALUE_BYTES: Final = 4  # float32
 _REMEDY: Final = "use a larger hop_ms, fewer taps or a shorter clip"

@@ -31,10 +31,10 @@ from typing import BinaryIO, Final, TypeAlias
 
 import numpy as np
 
-from embedder.allocator import keep_freed_memory
-from embedder.audio import SHORT_BLOCK_SECONDS, Samples, stream_audio
+from embedder.audio.decode import SHORT_BLOCK_SECONDS, Samples, stream_audio
+from embedder.audio.libav import DecodeLimits
 from embedder.errors import AudioTooLarge, EmbedderError
-from embedder.libav import DecodeLimits
+from embedder.process import keep_freed_memory
 from service.cache import fingerprint
 
 Buffer: TypeAlias = bytes | memoryview

@@ -21,9 +21,9 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embedder.audio.libav import DecodeLimits
 from embedder.children import import_path
 from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
-from embedder.libav import DecodeLimits
 from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
 from service.errors import NotReady
 from service.shared_memory import shared_file
@@ -247,7 +247,7 @@ class DecoderPool:
 
         Raises
         ------
-        BadAudio, UnsupportedAudio, AudioTooLarge : as `embedder.audio.load_audio`.
+        BadAudio, UnsupportedAudio, AudioTooLarge : as `embedder.audio.decode.load_audio`.
         NotReady : a child is needed and cannot be started.
         """
         # A job that still waits here is dropped when its client is gone.

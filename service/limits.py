@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from service.errors import Overloaded
 
 
-class Places:
+class Slots:
     """So many requests at work; one more is Overloaded, with `retry_after()` seconds to wait."""
 
-    def __init__(self, places: int, retry_after: Callable[[], float]) -> None:
-        self.places = places
+    def __init__(self, slots: int, retry_after: Callable[[], float]) -> None:
+        self.slots = slots
         self.taken = 0
         self._retry_after = retry_after
 
     def check(self) -> None:
-        """Overloaded if no place is free."""
-        if self.taken >= self.places:
+        """Overloaded if no slot is free."""
+        if self.taken >= self.slots:
             raise Overloaded(self._retry_after())
 
     @contextmanager
     def take(self) -> Iterator[None]:
-        """Hold a place."""
+        """Hold a slot."""
         self.check()
         self.taken += 1
         try:

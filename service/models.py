@@ -15,16 +15,16 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from embedder.detection import detects
+from embedder.defaults import SCENE_WINDOW_MS
 from embedder.errors import DownloadFailed, EmbedderError, UnknownModel
+from embedder.events.frames import detects
 from embedder.identity import identity as identify
 from embedder.model import EVENTS, TAGS, AudioEmbedder
-from embedder.windows import SCENE_WINDOW_MS
 from embedder.zoo import ModelSpec, lookup
 from service.batching import Batcher, BatchLimits
 from service.errors import RETRY_SECONDS, NotReady
-from service.flights import Flights
 from service.settings import Settings
+from service.singleflight import SingleFlight
 
 _CPU_BATCH_SECONDS: Final = 80.0  # eight clips of 10 s are fastest; caches overflow beyond
 _GPU_BATCH_SECONDS: Final = 320.0
@@ -93,7 +93,7 @@ class Models:
         self.default = next(iter(self._sources))
         self._served: dict[str, Served] = {}
         self._batchers: list[Batcher] = []  # those of models that warm up, too
-        self._loading: Flights[Served] = Flights()
+        self._loading: SingleFlight[Served] = SingleFlight()
         self._executors: dict[torch.device, ThreadPoolExecutor] = {}
         self._starting: asyncio.Task[None] | None = None
         self._refused: dict[str, tuple[float, EmbedderError]] = {}  # until when, and why

@@ -17,14 +17,14 @@ from pydantic import ValidationError
 
 from embedder.errors import BadAudio, BadRequest, UnknownModel
 from service import uploads
-from service.engine import Engine
+from service.answers import Answer, Task
 from service.errors import OPENAI_PREFIX, InvalidJSON
 from service.models import Served
 from service.negotiation import JSON
 from service.openapi import OPENAI_ERRORS, OPENAI_READ_ERRORS
+from service.pipeline import Pipeline
 from service.schemas import EmbeddingsRequest, EmbeddingsResponse, ModelCard, ModelList, Usage
 from service.state import Service, require_key, service_of
-from service.tasks import Answer, Task
 
 _PREFIX: Final = "data:"
 _BASE64: Final = ";base64"
@@ -79,7 +79,9 @@ async def embeddings(request: Request) -> Response:
     served = await service.models.get(body.model)
     task = Task("embedding", taps=_taps(body.taps))
     _check_size(served, task, body.dimensions)
-    work = (_embed(service.engine, i, text, body.model, task) for i, text in enumerate(body.input))
+    work = (
+        _embed(service.pipeline, i, text, body.model, task) for i, text in enumerate(body.input)
+    )
     answers = await uploads.unless_gone(request, _all(list(work)))
     pack = partial(_packed, served.model.name, answers, body.encoding_format)
     return Response(await asyncio.to_thread(pack), media_type=JSON)
@@ -151,11 +153,13 @@ def audio_bytes(text: str) -> bytes:
         raise BadRequest(f"not base64 ({error}); send audio as base64 or a data URI") from error
 
 
-async def _embed(engine: Engine, index: int, text: str, model: str | None, task: Task) -> Answer:
+async def _embed(
+    pipeline: Pipeline, index: int, text: str, model: str | None, task: Task
+) -> Answer:
     try:
         long = len(text) > _ON_LOOP
         data = await asyncio.to_thread(audio_bytes, text) if long else audio_bytes(text)
-        return await engine.answer(data, model, task)
+        return await pipeline.answer(data, model, task)
     except BadAudio as error:
         raise type(error)(f"input[{index}]: {error}") from error
     except BadRequest as error:

@@ -17,12 +17,12 @@ import orjson
 from fastapi import Response
 from numpy.typing import NDArray
 
-from embedder.annotations import as_json
-from embedder.events import Event, EventFinder, EventRules, in_order
+from embedder.events.finder import Event, EventFinder, EventRules, in_order
+from embedder.events.formats import as_json
+from service.answers import Answer
 from service.errors import TooMuchWork
 from service.negotiation import JSON, NPY, NPZ
 from service.off_loop import Streamed
-from service.tasks import Answer
 
 Pieces: TypeAlias = Generator[bytes, None, None]
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from embedder.errors import BadRequest
-from embedder.events import EventRules
+from embedder.events.finder import EventRules
 from service import rendering, uploads
+from service.answers import Answer, Task, Upload
 from service.middleware import TIMINGS
 from service.negotiation import NPY, NPZ, best_format
 from service.openapi import ERRORS
@@ -24,7 +25,6 @@ from service.schemas import (
     TimestampsQuery,
 )
 from service.state import require_key, service_of
-from service.tasks import Answer, Task, Upload
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
@@ -138,17 +138,17 @@ async def _prepared(
     data = await uploads.read(request, frozenset(type(query).model_fields))
     if task.output == "events":
         await service.check_detects(query.model)
-    return media_type, await service.engine.prepare(data, query.model, task)
+    return media_type, await service.pipeline.prepare(data, query.model, task)
 
 
 async def _computed(request: Request, upload: Upload) -> Answer:
-    engine = service_of(request).engine
-    found = await engine.find(upload)
+    pipeline = service_of(request).pipeline
+    found = await pipeline.find(upload)
     if isinstance(found, Answer):
         answer = found
     else:
-        engine.check_room(upload)
-        answer = await uploads.unless_gone(request, engine.compute(upload, found))
+        pipeline.check_room(upload)
+        answer = await uploads.unless_gone(request, pipeline.compute(upload, found))
     request.scope[TIMINGS].update(answer.timings)
     return answer
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from anyio import fail_after
 
-from embedder.allocator import keep_freed_memory, return_freed_memory
 from embedder.errors import EmbedderError
+from embedder.process import keep_freed_memory, return_freed_memory
 from service.protocol import BoundedHttp
 from service.settings import Settings
 

@@ -18,8 +18,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from embedder.threads import available_cores
-from embedder.zoo import DEFAULT_MODEL
+from embedder.defaults import DEFAULT_MODEL
+from embedder.process import available_cores
 
 MiB: Final = 1 << 20
 ANY: Final = "*"  # among allowed hosts or origins

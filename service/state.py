@@ -8,14 +8,14 @@ from typing import Final
 
 from fastapi import Request
 
-from embedder.detection import detectors, detects
 from embedder.errors import BadRequest
+from embedder.events.frames import detectors, detects
 from service.access import check_key
 from service.cache import Cache, MemoryCache, NoCache
-from service.engine import Engine
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.models import Models
+from service.pipeline import Pipeline
 from service.redis_cache import RedisCache
 from service.settings import Settings
 
@@ -29,7 +29,7 @@ class Service:
     settings: Settings
     metrics: Metrics
     models: Models
-    engine: Engine
+    pipeline: Pipeline
     draining: bool = False
     lacking: str = ""
 
@@ -40,7 +40,7 @@ class Service:
         """
         self.models.start()
         try:
-            await self.engine.decoders.start()
+            await self.pipeline.decoders.start()
         except NotReady as error:
             self.lacking = str(error)
         while self.settings.workers > 1 and not (self.models.ready or self.fatal or self.draining):
@@ -55,8 +55,8 @@ class Service:
         """Fail what waits, end all helpers."""
         self.draining = True
         await self.models.close()
-        await self.engine.decoders.close()
-        await self.engine.cache.close()
+        await self.pipeline.decoders.close()
+        await self.pipeline.cache.close()
 
     def check_ready(self) -> None:
         """NotReady unless a request would be served now."""

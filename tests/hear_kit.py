@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from embedder import AudioEmbedder
-from embedder.audio import Samples
+from embedder.audio.decode import Samples
 from embedder.checkpoints import save
 from embedder.zoo import MODELS
+from eval.data.clips import write_wav
 from eval.hear import environment
 from eval.hear.environment import Kit, KitFailed
-from eval.hear.tasks import write_wav
 
 RATE: Final = 16_000
 # The smallest model of every family that the zoo has.

@@ -16,12 +16,13 @@ import torch
 from markdown_it import MarkdownIt
 
 from embedder import checkpoints
+from embedder.defaults import DEFAULT_DETECTOR
 from embedder.model import AudioEmbedder
-from embedder.zoo import DEFAULT_DETECTOR, lookup
+from embedder.zoo import lookup
 from eval.bench.material import clip, encoded
 from tests.service_kit import free_port
+from tests.shared import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ADDRESS = "127.0.0.1:8000"  # of the server that samples speak to
 # Published checkpoints that samples name; random weights stand in for them.

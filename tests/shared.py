@@ -1,4 +1,4 @@
-"""Where the shared test material lies, if it is here at all."""
+"""Where the repository and the shared test material lie, if that is here at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-_BESIDE_THE_REPOSITORY: Final = Path(__file__).resolve().parents[2] / "shared"
-SHARED: Final = Path(os.environ.get("EMBEDDER_SHARED", _BESIDE_THE_REPOSITORY))
+ROOT: Final = Path(__file__).resolve().parents[1]
+SHARED: Final = Path(os.environ.get("EMBEDDER_SHARED", ROOT.parent / "shared"))
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared material at {SHARED}")

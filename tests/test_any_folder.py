@@ -15,8 +15,8 @@ import pytest
 
 from tests.cli_kit import MODEL, rows, tiny_model, write_noises, write_weights
 from tests.service_kit import free_port
+from tests.shared import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("embedder", "service", "eval", "hear_api", "uvicorn")
 MODULES = ("queue", "struct", "random", "socket", "numpy", "soxr")
 # What pip writes as the command `embedder`.

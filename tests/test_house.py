@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import embedder
+from tests.shared import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "embedder": {"embedder"},
     "hear_api": {"hear_api", "embedder"},

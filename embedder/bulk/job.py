@@ -24,25 +24,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedder import __version__
-from embedder.audio import Samples
+from embedder.audio.ahead import Blocks, decode_ahead
+from embedder.audio.decode import Samples
 from embedder.bulk.inputs import Stamp, printable
 from embedder.bulk.parts import Existing, OpenPart, Parts
-from embedder.bulk.prefetch import Blocks, decode_ahead
 from embedder.bulk.tables import ROW_GROUP_BYTES, RowFormat, noted
+from embedder.defaults import SCENE_HOP_MS, SCENE_WINDOW_MS, TIMESTAMP_HOP_MS, TIMESTAMP_WINDOW_MS
 from embedder.errors import EmbedderError
 from embedder.identity import identity
 from embedder.model import AudioEmbedder
-from embedder.windows import (
-    BATCH_SAMPLES,
-    SCENE_HOP_MS,
-    SCENE_WINDOW_MS,
-    TIMESTAMP_HOP_MS,
-    TIMESTAMP_WINDOW_MS,
-    WAITING_SAMPLES,
-    scene_plan,
-    timestamp_plan,
-)
+from embedder.version import __version__
+from embedder.windows import BATCH_SAMPLES, WAITING_SAMPLES, scene_plan, timestamp_plan
 
 # A part is saved at whichever comes first; a kill costs the work since then.
 PART_FILES: Final = 256

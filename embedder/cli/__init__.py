@@ -27,8 +27,9 @@ from embedder.cli.embed import embed
 from embedder.cli.export import export
 from embedder.cli.models import models
 from embedder.cli.report import Report
+from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest, EmbedderError
-from embedder.zoo import DEFAULT_MODEL, lookup
+from embedder.zoo import lookup
 
 if TYPE_CHECKING:
     from embedder.model import AudioEmbedder
@@ -161,7 +162,7 @@ def _tags(
     embedder: AudioEmbedder, files: start.Files, top: int, workers: int
 ) -> Iterator[tuple[str, list[dict[str, Any]], str | None, str | None]]:
     """Path, tags with the most probable first, the error of a file that failed, and a note."""
-    from embedder.bulk.prefetch import decode_ahead
+    from embedder.audio.ahead import decode_ahead
 
     with closing(decode_ahead(files.paths, embedder.sample_rate, workers)) as decoded:
         for path, blocks in decoded:

@@ -8,21 +8,22 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from embedder.annotations import (
+from embedder.cli import options as opt
+from embedder.cli import start
+from embedder.cli.report import Report
+from embedder.defaults import DEFAULT_DETECTOR
+from embedder.errors import BadRequest, EmbedderError
+from embedder.events.formats import (
     FORMATS,
     Recording,
     check_format,
     format_of,
     make_format,
 )
-from embedder.cli import options as opt
-from embedder.cli import start
-from embedder.cli.report import Report
-from embedder.errors import BadRequest, EmbedderError
-from embedder.zoo import DEFAULT_DETECTOR, MODELS
+from embedder.zoo import MODELS
 
 if TYPE_CHECKING:
-    from embedder.audio import Samples
+    from embedder.audio.decode import Samples
     from embedder.model import AudioEmbedder
 
 
@@ -58,8 +59,8 @@ def detect(
     name = _format_name(files, output, form, overwrite)
     chosen = _by_label(thresholds) if thresholds else threshold
     options = Options(chosen, median, min_duration_ms, merge_gap_ms)
-    from embedder.detection import check_detects
-    from embedder.events import EventRules
+    from embedder.events.finder import EventRules
+    from embedder.events.frames import check_detects
 
     if model in MODELS:  # before its weights are fetched
         check_detects(model, MODELS[model])
@@ -167,7 +168,7 @@ def _recordings(
     embedder: AudioEmbedder, files: start.Files, options: Options, workers: int
 ) -> Iterator[Recording]:
     """The events of every file, or why it failed, in order."""
-    from embedder.bulk.prefetch import decode_ahead
+    from embedder.audio.ahead import decode_ahead
 
     with closing(decode_ahead(files.paths, embedder.sample_rate, workers)) as decoded:
         for path, blocks in decoded:

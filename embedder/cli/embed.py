@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from embedder.cli import options as opt
 from embedder.cli import start
 from embedder.cli.report import Report
+from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
-from embedder.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from embedder.bulk.parts import Existing

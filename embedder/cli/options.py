@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedder import __version__
+from embedder.version import __version__
 from embedder.zoo import MODELS
 
 

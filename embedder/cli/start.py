@@ -16,7 +16,7 @@ from embedder.bulk.inputs import find_audio, printable
 from embedder.cli import stdin
 from embedder.cli.report import counted
 from embedder.errors import BadRequest
-from embedder.threads import threads, wait_asleep
+from embedder.process import threads, wait_asleep
 
 if TYPE_CHECKING:
     from embedder.model import AudioEmbedder
@@ -53,7 +53,7 @@ def files(paths: Sequence[str]) -> Files:
 
 def workers(chosen: int | None) -> int:
     """How many processes decode."""
-    from embedder.bulk.prefetch import default_workers
+    from embedder.audio.ahead import default_workers
 
     return default_workers() if chosen is None else chosen
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedder.runtime import Network, outputs_of
+from embedder.runtime.base import EngineInput, outputs_of
 from embedder.runtime.folding import folded
 from embedder.runtime.forks import ProcessLock
 from embedder.runtime.openvino_library import (
@@ -47,7 +47,7 @@ class Graph(NamedTuple):
         return KERNELS if self.clips == 1 and self.frames != ANY else {}
 
 
-def convert(network: Network, graph: Graph) -> Any:
+def convert(network: EngineInput, graph: Graph) -> Any:
     """An OpenVINO model of the named features: [N, M, F] -> one output a name.
 
     One at a time in a process: OpenVINO's reader of torch's graphs has variables that its threads
@@ -57,7 +57,7 @@ def convert(network: Network, graph: Graph) -> Any:
         return _converted(network, graph)
 
 
-def _converted(network: Network, graph: Graph) -> Any:
+def _converted(network: EngineInput, graph: Graph) -> Any:
     clips = 2 if graph.clips == ANY else graph.clips
     frames = min(network.frames) if graph.frames == ANY else graph.frames
     bands = network.frontend.config.n_mels

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from embedder.frame_mn import FrameMN
-from embedder.runtime import Network, features_of, joined, outputs_of
+from embedder.networks.frame_mn import FrameMN
+from embedder.runtime.base import EngineInput, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
 from embedder.runtime.selections import Selections
 
@@ -46,7 +46,7 @@ class CUDARuntime:
     That is at the usual window lengths; windows of other lengths run without a graph.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: EngineInput) -> None:
         self.name = "cuda f16"
         self._frontend = network.frontend
         self._backbone = halved(network.backbone)

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedder import __version__
-from embedder.allocator import keep_freed_memory
 from embedder.checkpoints import cache_dir
-from embedder.dymn import DyMN
-from embedder.runtime import Network, backbone_names, features_of, joined, kept
+from embedder.networks.dymn import DyMN
+from embedder.process import keep_freed_memory, threads
+from embedder.runtime import kept
+from embedder.runtime.base import EngineInput, backbone_names, features_of, joined
 from embedder.runtime.conversion import ANY, KERNELS, Graph, convert
 from embedder.runtime.openvino_library import openvino
 from embedder.runtime.selections import Selections
 from embedder.runtime.state import fingerprint
 from embedder.runtime.tracing import TracedLogMel
-from embedder.threads import threads
+from embedder.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Requests:
 class OpenVINORuntime:
     """A compiled network for each of the first selections of features, and one for all others."""
 
-    def __init__(self, network: Network, precision: str) -> None:
+    def __init__(self, network: EngineInput, precision: str) -> None:
         self.name = f"openvino cpu {precision}"
         keep_freed_memory()  # that log-mels need again and again
         self._network = network

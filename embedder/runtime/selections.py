@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any, Final
 
-from embedder.frame_mn import STRONG, FrameMN
-from embedder.runtime import backbone_names
+from embedder.networks.frame_mn import STRONG, FrameMN
+from embedder.runtime.base import backbone_names
 
 # Beside the first selection, these have graphs of their own: what tags and events are made of. More
 # would take memory and threads without end, and seconds each; a graph of every feature takes 11 to

@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from embedder.runtime import Network, features_of, joined, outputs_of
+from embedder.runtime.base import EngineInput, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
 
 
 class EagerRuntime:
     """The module itself, as training has it: whatever is changed in it shows at once."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: EngineInput) -> None:
         self.name = f"eager {network.device.type} f32"
         self._frontend = network.frontend
         self._backbone = network.backbone
@@ -31,7 +31,7 @@ class EagerRuntime:
 class TorchRuntime(EagerRuntime):
     """A folded copy of the backbone, on the backbone's device."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: EngineInput) -> None:
         super().__init__(network)
         self.name = f"torch {network.device.type} f32"
         self._backbone = folded(network.backbone)

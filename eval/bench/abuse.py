@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
-from embedder.zoo import DEFAULT_MODEL
 from eval.bench.attacks import ATTACKS, Attack, Bound, Target, material
 from eval.bench.launch import Launch, server
 from eval.bench.promises import PROMISES, Outcome, Promise

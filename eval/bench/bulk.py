@@ -26,9 +26,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from embedder.bulk.prefetch import default_workers
+from embedder.audio.ahead import default_workers
 from embedder.errors import BadRequest
-from embedder.threads import VARIABLE, available_cores, wait_asleep
+from embedder.process import VARIABLE, available_cores, wait_asleep
 from eval.bench.material import FORMATS, RATE, clip, encoded, write_checkpoint
 from eval.bench.report import Row, report
 
@@ -148,7 +148,7 @@ _model: Any = None
 
 def engine(paths: Sequence[str], _: Sharing) -> Cost:
     """The network on clips in memory, in batches as large as the job's."""
-    from embedder.audio import load_audio
+    from embedder.audio.decode import load_audio
 
     waves = np.stack([load_audio(path, RATE)[: RATE * 10] for path in paths[:DISTINCT]])
     batches = [waves[first : first + BATCH] for first in range(0, len(waves), BATCH)]
@@ -157,7 +157,7 @@ def engine(paths: Sequence[str], _: Sharing) -> Cost:
 
 def decode(paths: Sequence[str], _: Sharing) -> Cost:
     """Files to samples, one after the other."""
-    from embedder.audio import load_audio
+    from embedder.audio.decode import load_audio
 
     return _cost(len(paths), lambda: [load_audio(path, RATE).size for path in paths])
 

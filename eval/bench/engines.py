@@ -17,12 +17,12 @@ from torch import Tensor
 
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
-from embedder.threads import available_cores
+from embedder.process import available_cores
 from eval.bench.material import SECONDS, random_model
 from eval.bench.memory import peak_megabytes
 from eval.bench.plain import PlainEmbedder
 from eval.bench.report import Row, report
-from eval.console import say
+from eval.training.console import say
 
 MODELS: Final = ("mn04_as", "mn10_as", "dymn04_as", "dymn10_as", "fmn10+tf-256_strong")
 ENGINES: Final = ("eager", "torch", "openvino", "openvino-bf16")

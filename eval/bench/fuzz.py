@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from embedder.errors import BadRequest
-from embedder.threads import available_cores
+from embedder.process import available_cores
 from eval.bench import roads
 from eval.bench.crashes import Ending, Maker, endings
 from eval.bench.launch import Launch, server
@@ -123,7 +123,7 @@ def _made_checkpoints(folder: Path) -> list[Path]:
     import numpy as np
     import torch
 
-    from embedder.probe_head import Probe
+    from embedder.probe import Probe
 
     described = write_checkpoint(roads.PT_MODEL, folder)
     plain = folder / "random.pt"

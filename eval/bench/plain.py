@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedder.dymn import DynamicBlock, Forms
-from embedder.dynamic import DynamicConv, Form
 from embedder.frontend import MEL, PREEMPHASIS, LogMel, mel_bank
 from embedder.model import AudioEmbedder
+from embedder.networks.dymn import DynamicBlock, Forms
+from embedder.networks.dynamic import DynamicConv, Form
 from embedder.windows import timestamp_plan
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from embedder.threads import available_cores
+from embedder.process import available_cores
 
 LIBRARIES: Final = ("torch", "openvino", "av", "soxr", "numpy")
 

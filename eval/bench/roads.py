@@ -39,7 +39,7 @@ class Given:
 
 def library(given: Given) -> Case:
     """Decode within a server's limits, in as much memory as one of its decoders has."""
-    from embedder.audio import HTTP_LIMITS, SHORT_BLOCK_SECONDS, load_audio, stream_audio
+    from embedder.audio.decode import HTTP_LIMITS, SHORT_BLOCK_SECONDS, load_audio, stream_audio
 
     _confine(DECODER_MEMORY)
     seeds = [path.read_bytes() for path in given.seeds]

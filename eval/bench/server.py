@@ -19,10 +19,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from embedder.allocator import keep_freed_memory
 from embedder.errors import BadRequest
 from embedder.extras import require
-from embedder.threads import available_cores
+from embedder.process import available_cores, keep_freed_memory
 from eval.bench import bulk
 from eval.bench.bulk import Cost, Sharing
 from eval.bench.launch import Launch, server

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from embedder.zoo import DEFAULT_MODEL
+from embedder.defaults import DEFAULT_MODEL
 from eval.bench.launch import Launch, server
 from eval.bench.material import write_checkpoint
 from eval.bench.mixed import Load

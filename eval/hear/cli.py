@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from embedder.cli.report import counted
+from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
 from embedder.extras import require
-from embedder.zoo import DEFAULT_MODEL, MODELS
+from embedder.zoo import MODELS
 
 if TYPE_CHECKING:
     from eval.hear.report import Report

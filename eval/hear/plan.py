@@ -6,16 +6,16 @@ import csv
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from embedder.audio import Samples, load_audio
+from embedder.audio.decode import Samples
 from embedder.errors import BadRequest
+from eval.data.clips import Clip, in_parallel, write_wav
 from eval.hear.tasks import (
     METADATA,
     ORIGINAL_RATE,
@@ -23,30 +23,8 @@ from eval.hear.tasks import (
     VOCABULARY,
     Advance,
     Task,
-    in_parallel,
     no_news,
-    write_wav,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One labelled stretch of a clip, in seconds."""
-
-    label: str
-    onset: float
-    offset: float
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One example: its sound at any rate, its split, and labels or events."""
-
-    name: str
-    sound: Callable[[int], Samples]
-    split: str
-    labels: tuple[str, ...] = ()
-    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +90,6 @@ def fitted(samples: Samples, rate: int, seconds: float | None) -> Samples:
         return samples
     wanted = round(seconds * rate)
     return np.pad(samples[:wanted], (0, max(0, wanted - samples.size)))
-
-
-def file_sound(path: Path) -> Callable[[int], Samples]:
-    """A file's sound, decoded when asked for."""
-    return partial(load_audio, path)
 
 
 def _check(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from embedder import __version__
+from embedder.version import __version__
 from eval.hear import facts
 from eval.hear.environment import PACKAGES
 from eval.hear.jobs import Job

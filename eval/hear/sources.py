@@ -4,7 +4,7 @@
     FOLDER/{train,valid,test}/CLASS/*   these splits
     table.csv                           file, label(s) and fold or split; or onset and offset
 
-Every container and codec that `embedder.audio` decodes is taken.
+Every container and codec that `embedder.audio.decode` decodes is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from embedder.errors import BadRequest
-from eval.hear.plan import Clip, Event, Plan, file_sound
+from eval.data.clips import Clip, Event, file_sound
+from eval.hear.plan import Plan
 from eval.hear.tasks import TRAIN_VALID_TEST
 
 FOLDS: Final = 5

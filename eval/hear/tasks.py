@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import wave
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import numpy as np
-
-from embedder.audio import Samples, load_audio
+from embedder.audio.decode import load_audio
 from embedder.cli.report import counted
 from embedder.errors import BadRequest
 from embedder.files import atomic
+from eval.data.clips import in_parallel, write_wav
 
 METADATA: Final = "task_metadata.json"
 VOCABULARY: Final = "labelvocabulary.csv"
@@ -117,23 +114,3 @@ def resample(task: Task, rate: int, workers: int = 2, advance: Advance = no_news
             f"{target} lacks {counted(left, 'file')} after resampling; is the disk full?"
         )
     return len(missing)
-
-
-def write_wav(path: Path, samples: Samples, rate: int) -> None:
-    """Mono, 16 bit; samples beyond full scale are clipped."""
-    pcm = np.clip(np.rint(samples * 32_768.0), -32_768, 32_767).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, rate, 0, "NONE", ""))
-        file.writeframes(pcm.tobytes())
-
-
-def in_parallel(work: Callable[[Any], None], items: Iterable[Any], workers: int) -> None:
-    """Threads suffice: decoding and resampling leave the interpreter free."""
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise

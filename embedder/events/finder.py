@@ -1,0 +1,241 @@
+"""Sound events: frame probabilities -> median filter -> thresholds -> onsets and offsets.
+
+The post-processing of arXiv 2503.11373 (section III-B), for audio that comes piece by piece.
+
+Axes: T frames, N labels. Frame t covers the 40 ms from t x 40 ms on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from embedder.defaults import FRAME_MS, MEDIAN, THRESHOLD
+from embedder.errors import BadRequest
+
+Frames: TypeAlias = NDArray[np.float32]  # T N
+Threshold: TypeAlias = float | Sequence[float] | Mapping[str, float]
+
+_COMPARED_AT_ONCE: Final = 1 << 22  # 16 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A sound from onset to offset, in seconds of the clip.
+
+    `score` is its highest probability after the median filter.
+    """
+
+    label: str
+    onset_s: float
+    offset_s: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class EventRules:
+    """What makes an event: `thresholds` [N], `median` frames, milliseconds to keep or to join."""
+
+    labels: tuple[str, ...]
+    thresholds: NDArray[np.float64]
+    median: int = MEDIAN
+    min_duration_ms: float = 0.0
+    merge_gap_ms: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[str],
+        threshold: Threshold = THRESHOLD,
+        median: int = MEDIAN,
+        min_duration_ms: float = 0.0,
+        merge_gap_ms: float = 0.0,
+    ) -> EventRules:
+        """The rules for these labels; BadRequest where they make no sense.
+
+        Parameters
+        ----------
+        threshold : a frame is active from this probability on: one for all labels, one a label in
+            their order, or by label; labels that a mapping does not name are not looked for.
+        median : width of the filter in frames of 40 ms, odd; 1 filters nothing.
+        min_duration_ms : shorter events are left out, after joining.
+        merge_gap_ms : events of one label that are no further apart are one.
+        """
+        if not (1 <= median <= 999 and median % 2):
+            raise BadRequest(f"median is {median!r} frames; choose an odd number from 1 to 999")
+        for name, value in (("min_duration_ms", min_duration_ms), ("merge_gap_ms", merge_gap_ms)):
+            if not 0.0 <= value < float("inf"):
+                raise BadRequest(f"{name} is {value!r}; choose milliseconds from 0 on")
+        thresholds = _thresholds(labels, threshold)
+        return cls(tuple(labels), thresholds, median, min_duration_ms, merge_gap_ms)
+
+
+class MedianFilter:
+    """Median over `width` frames [t, N] that come in pieces; mirrored at the clip's ends.
+
+    All pieces together give what the whole would: as many frames as came in. With a `floor` [N],
+    only medians that reach it are computed, and 0 stands for all others. `compared` counts the
+    values that went into medians: what the filter costs.
+    """
+
+    def __init__(self, width: int, floor: NDArray[np.float64] | None = None) -> None:
+        self.compared = 0
+        self._width = width
+        self._half = width // 2
+        self._floor = floor
+        self._held: Frames | None = None
+        self._begun = False
+
+    def push(self, frames: Frames) -> Frames:
+        """The filtered frames that are certain by now: `width // 2` less than came in."""
+        held = frames if self._held is None else np.concatenate([self._held, frames])
+        if not self._begun and len(held) > self._half:
+            held = np.concatenate([held[: self._half][::-1], held])
+            self._begun = True
+        return self._filter(held) if self._begun else self._wait(held)
+
+    def finish(self) -> Frames:
+        """The rest."""
+        assert self._held is not None
+        held = self._held
+        before = 0 if self._begun else self._half
+        return self._filter(np.pad(held, ((before, self._half), (0, 0)), mode="symmetric"))
+
+    def _wait(self, held: Frames) -> Frames:
+        self._held = held
+        return held[:0]
+
+    def _filter(self, held: Frames) -> Frames:
+        self._held = held[max(0, len(held) - 2 * self._half) :]
+        if len(held) < self._width:
+            return held[:0]
+        windows = sliding_window_view(held, self._width, axis=0)  # t N width
+        if self._floor is None:
+            self.compared += windows.size
+            return self._medians(windows)
+        medians = np.zeros(windows.shape[:2], np.float32)
+        rows, columns = np.nonzero(self._reached(held, self._floor))
+        self.compared += rows.size * self._width
+        for first in range(0, rows.size, step := max(1, _COMPARED_AT_ONCE // self._width)):
+            some = rows[first : first + step], columns[first : first + step]
+            medians[some] = self._medians(windows[some])
+        return medians
+
+    def _medians(self, windows: Frames) -> Frames:
+        medians: Frames = np.partition(windows, self._half, axis=-1)[..., self._half]
+        return medians
+
+    def _reached(self, held: Frames, floor: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which medians [t, N] reach the floor: those of windows most of whose values do."""
+        count = np.zeros((len(held) + 1, held.shape[1]), np.int32)
+        np.cumsum(held >= floor, axis=0, out=count[1:])
+        reached: NDArray[np.bool_] = count[self._width :] - count[: -self._width] > self._half
+        return reached
+
+
+@dataclass(slots=True)
+class _Run:
+    """Frames `start` to `end`, the end not included, that are one event so far."""
+
+    start: int
+    end: int
+    peak: float
+
+
+class EventFinder:
+    """Finds the events of one clip in frame probabilities [t, N] that come in pieces."""
+
+    def __init__(self, rules: EventRules) -> None:
+        self._rules = rules
+        self._median = MedianFilter(rules.median, rules.thresholds)
+        self._open: dict[int, _Run] = {}  # by class: may still grow
+        self._seen = 0
+
+    @property
+    def compared(self) -> int:
+        """Values that went into medians by now: what the events cost."""
+        return self._median.compared
+
+    def push(self, frames: Frames) -> list[Event]:
+        """The events that are over by now, by onset."""
+        return self._find(self._median.push(frames))
+
+    def finish(self, seconds: float) -> list[Event]:
+        """The rest, by onset, for a clip of this length."""
+        found = self._find(self._median.finish())
+        found += [self._event(index, run) for index, run in self._open.items() if self._long(run)]
+        self._open = {}
+        cut = (
+            Event(event.label, event.onset_s, min(event.offset_s, seconds), event.score)
+            for event in found
+        )
+        return in_order(cut)
+
+    def _find(self, frames: Frames) -> list[Event]:
+        over: list[tuple[int, _Run]] = []
+        gap = self._rules.merge_gap_ms / FRAME_MS
+        for index, run in _runs(frames, self._rules.thresholds):
+            run.start, run.end = run.start + self._seen, run.end + self._seen
+            before = self._open.get(index)
+            if before is not None and run.start - before.end <= gap:
+                before.end, before.peak = run.end, max(before.peak, run.peak)
+                continue
+            if before is not None:
+                over.append((index, before))
+            self._open[index] = run
+        self._seen += len(frames)
+        # A later event begins at `_seen` or after.
+        ended = [i for i, run in self._open.items() if self._seen - run.end > gap]
+        over += [(index, self._open.pop(index)) for index in ended]
+        return in_order(self._event(index, run) for index, run in over if self._long(run))
+
+    def _long(self, run: _Run) -> bool:
+        return (run.end - run.start) * FRAME_MS >= self._rules.min_duration_ms
+
+    def _event(self, index: int, run: _Run) -> Event:
+        onset, offset = run.start * FRAME_MS / 1000, run.end * FRAME_MS / 1000
+        return Event(self._rules.labels[index], onset, offset, run.peak)
+
+
+def in_order(events: Iterable[Event]) -> list[Event]:
+    """By onset; those that begin together by offset, then by label."""
+    return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
+
+
+def _runs(frames: Frames, thresholds: NDArray[np.float64]) -> Iterator[tuple[int, _Run]]:
+    """Class and run of active frames [t, N], for each class in the order of time."""
+    if not len(frames):
+        return
+    found = np.flatnonzero((frames >= thresholds).any(0))
+    active = np.zeros((len(frames) + 2, len(found)), np.int8)
+    active[1:-1] = frames[:, found] >= thresholds[found]
+    edges = np.diff(active, axis=0).T  # N t+1
+    columns, starts = np.nonzero(edges == 1)
+    _, ends = np.nonzero(edges == -1)
+    for index, start, end in zip(
+        found[columns].tolist(), starts.tolist(), ends.tolist(), strict=True
+    ):
+        yield index, _Run(start, end, float(frames[start:end, index].max()))
+
+
+def _thresholds(labels: Sequence[str], threshold: Threshold) -> NDArray[np.float64]:
+    if isinstance(threshold, Mapping):
+        for label in threshold:
+            if label not in labels:
+                raise BadRequest(f"no label {label!r} in this model; name labels as it does")
+        given = list(threshold.values())
+        values = [threshold.get(label, np.inf) for label in labels]
+    else:
+        given = list(threshold) if isinstance(threshold, Sequence) else [threshold] * len(labels)
+        values = given
+    if len(values) != len(labels):
+        raise BadRequest(f"{len(values)} thresholds for {len(labels)} labels; give one for each")
+    for value in given:
+        if not 0.0 < value <= 1.0:
+            raise BadRequest(f"threshold {value!r} is no probability; choose above 0, up to 1")
+    return np.array(values, np.float64)

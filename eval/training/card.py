@@ -1,0 +1,143 @@
+"""The scores on the bundled model's card: student, teacher and what they must beat.
+
+Everything is computed from audio files, through the same door as the service.
+Axes: N clips, D values, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedder.errors import BadRequest
+from embedder.model import AudioEmbedder
+from eval.data.corpus import audio_files
+from eval.data.labelled import Dataset, Example, Waves, labelled_folder
+from eval.scores.metrics import accuracy, centred_cosine, mean_average_precision, relative_error
+from eval.training.distill import top_labels
+from eval.training.probe import embed, fit_probe
+
+# Not "clf2" and the "se" taps: inner values whose basis a student is free to choose.
+TAPS: Final = ("b5", "b11", "b13", "b15", "clf1", "logits")
+ESC_TEST_FOLD: Final = "4"
+HELD_OUT_SPEAKER: Final = "lucas"
+HELD_OUT_FOLDERS: Final = ("distill/kenney", "distill/librosa")
+DIGIT_TEST_TAKES: Final = 5  # FSDD's own split: takes 0-4 of every speaker and digit are test
+BEGIN: Final = "<!-- scores: python -m eval card -->"
+END: Final = "<!-- /scores -->"
+
+
+def digits(root: Path) -> Dataset:
+    """FSDD: DIGIT_SPEAKER_TAKE.wav; folds "train", and "test-SPEAKER" for takes 0 to 4."""
+    examples = []
+    for path in sorted(root.glob("*.wav")):
+        digit, speaker, take = path.stem.split("_")
+        fold = f"test-{speaker}" if int(take) < DIGIT_TEST_TAKES else "train"
+        examples.append(Example(path, frozenset({digit}), fold))
+    return Dataset(tuple("0123456789"), tuple(examples))
+
+
+def held_out_files(audio: Path) -> dict[str, list[Path]]:
+    """The sound that no training run of the bundled model sees, by set."""
+    fold = [e.path for e in labelled_folder(audio / "esc10").examples if e.fold == ESC_TEST_FOLD]
+    speaker = sorted((audio / "fsdd").glob(f"*_{HELD_OUT_SPEAKER}_*.wav"))
+    sets = {f"ESC-10 fold {ESC_TEST_FOLD}": fold, f"FSDD {HELD_OUT_SPEAKER}": speaker}
+    sets |= {name: [path for _, path in audio_files([audio / name])] for name in HELD_OUT_FOLDERS}
+    if missing := [name for name, files in sets.items() if not files]:
+        raise BadRequest(f"{audio} holds nothing of {', '.join(missing)}; name the audio folder")
+    return sets
+
+
+def tap_table(student: AudioEmbedder, teacher: AudioEmbedder, audio: Path) -> str:
+    """Per held-out set and tap: relative error / cosine; last, mAP of the tags. Markdown."""
+    columns: dict[str, dict[str, str]] = {}
+    for name, files in held_out_files(audio).items():
+        found, wanted = (_features(model, files) for model in (student, teacher))
+        column = {
+            tap: f"{relative_error(found[tap], wanted[tap]):.3f} / "
+            f"{centred_cosine(found[tap], wanted[tap]):.3f}"
+            for tap in TAPS
+        }
+        truth = top_labels(wanted["logits"])
+        column["tags, mAP"] = f"{mean_average_precision(found['logits'], truth):.3f}"
+        columns[f"{name} ({len(files)})"] = column
+    rows = [*TAPS, "tags, mAP"]
+    return _markdown(["tap", *columns], [[r, *(c[r] for c in columns.values())] for r in rows])
+
+
+def probe_table(models: Mapping[str, tuple[AudioEmbedder, Sequence[str]]], audio: Path) -> str:
+    """Linear probes on each model's taps: accuracy on ESC-10 and on spoken digits. Markdown."""
+    sounds, spoken = labelled_folder(audio / "esc10"), digits(audio / "fsdd")
+    held_out = f"test-{HELD_OUT_SPEAKER}"
+    others = tuple(fold for fold in spoken.folds if fold not in ("train", held_out))
+    tests = [(sounds, (ESC_TEST_FOLD,)), (spoken, (held_out,)), (spoken, others)]
+    header = [
+        "linear probe on",
+        f"ESC-10, folds 1-3 → {ESC_TEST_FOLD}",
+        f"digits, {HELD_OUT_SPEAKER}",
+        "digits, the others",
+    ]
+    rows = []
+    for name, (model, taps) in models.items():
+        vectors = {
+            id(data): embed(model, data.waves(model.sample_rate), taps) for data in (sounds, spoken)
+        }
+        scores = [probe_accuracy(model, data, vectors[id(data)], test) for data, test in tests]
+        rows.append([name, *(f"{score:.3f}" for score in scores)])
+    return _markdown(header, rows)
+
+
+def probe_accuracy(
+    model: AudioEmbedder, data: Dataset, vectors: NDArray[np.float32], test: Sequence[str]
+) -> float:
+    """A linear probe's accuracy on the `test` folds, trained on all folds that are not tests."""
+    folds = np.array([example.fold for example in data.examples])
+    inside = np.isin(folds, list(test))
+    training = ~inside & ~np.char.startswith(folds, "test-")
+    chosen = tuple(e for e, wanted in zip(data.examples, training, strict=True) if wanted)
+    probe = fit_probe(vectors[training], Dataset(data.labels, chosen), model)
+    return accuracy(probe.logits(vectors[inside]), data.targets()[inside])
+
+
+def scores(student: AudioEmbedder, teacher: AudioEmbedder, audio: Path) -> str:
+    """All tables of the card as Markdown."""
+    torch.manual_seed(0)
+    untrained = AudioEmbedder("untrained", student.spec)
+    probes = probe_table(
+        {
+            f"**{student.name}** (student)": (student, student.taps),
+            f"{teacher.name} (teacher)": (teacher, teacher.taps),
+            "the student before training": (untrained, untrained.taps),
+            "mel means alone": (student, ("mel",)),
+        },
+        audio,
+    )
+    return (
+        f"{probes}\n\nRelative error / centred cosine similarity to the teacher, on sound that "
+        f"the student never trained on (clips):\n\n{tap_table(student, teacher, audio)}"
+    )
+
+
+def insert(page: Path, tables: str) -> None:
+    """Replace what stands between the card's markers."""
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        raise BadRequest(f"{page} lacks the markers {BEGIN} and {END}")
+    before, rest = text.split(BEGIN, 1)
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END, 1)[1]}")
+
+
+def _features(model: AudioEmbedder, files: list[Path]) -> dict[str, NDArray[np.float32]]:
+    waves = Waves(files, model.sample_rate)
+    rows = [model.features(waves[index], taps=TAPS) for index in range(len(waves))]
+    return {tap: np.stack([row[tap][0].cpu().numpy() for row in rows]) for tap in TAPS}
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

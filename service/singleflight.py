@@ -1,0 +1,51 @@
+"""Identical work that is asked for at the same time is done once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class SingleFlight(Generic[T]):
+    """Work in progress by key. It ends early only when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Hashable, asyncio.Task[T]] = {}
+        self._waiting: dict[Hashable, int] = {}
+
+    async def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of the work under `key`, begun here unless it is under way.
+
+        Its exception is everybody's. Whoever is cancelled, the first one too, leaves the others
+        undisturbed.
+        """
+        task = self._tasks.get(key)
+        if task is None:
+            task = asyncio.create_task(work())
+            self._tasks[key], self._waiting[key] = task, 0
+            task.add_done_callback(lambda done: self._land(key, done))
+        self._waiting[key] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if self._tasks.get(key) is task:
+                self._waiting[key] -= 1
+                if not self._waiting[key]:
+                    self._land(key, task)
+                    task.cancel()
+                    await asyncio.wait({task})  # what it holds is counted until it has ended
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tasks
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def _land(self, key: Hashable, task: asyncio.Task[T]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key], self._waiting[key]
+        if task.done() and not task.cancelled():
+            task.exception()  # seen, even if nobody waits any more

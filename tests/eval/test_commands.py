@@ -1,0 +1,116 @@
+"""`python -m eval` from end to end, on tiny material and random weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from embedder import checkpoints
+from embedder.model import AudioEmbedder
+from eval.__main__ import COMMANDS, app
+from eval.training.trainer import CHECKPOINT, LOG
+from tests.sounds import write_wav
+
+RATE = 32_000
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-describing checkpoint of a random network."""
+    torch.manual_seed(0)
+    random = AudioEmbedder.build("mn01_as")
+    path = tmp_path_factory.mktemp("model") / "random.safetensors"
+    checkpoints.save(path, random.spec, random.backbone.state_dict(), random.labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise and tones, named as ESC-10 names its files: folds 1 and 4."""
+    root = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        t = np.arange(RATE // 4) / RATE
+        tone = 0.5 * np.sin(2 * np.pi * rng.uniform(300, 900) * t)
+        fold = "14"[number % 2]
+        write_wav(root / "tone" / f"{fold}-{number}-A.wav", tone, RATE)
+        write_wav(root / "noise" / f"{fold}-{number}-A.wav", 0.2 * rng.normal(size=len(t)), RATE)
+    return root
+
+
+def test_every_command_explains_itself() -> None:
+    for name in COMMANDS:
+        assert "Usage" in run(name, "--help")
+
+
+def test_a_corpus_distils_into_a_student(model: Path, sounds: Path, tmp_path: Path) -> None:
+    run("corpus", sounds, "--out", tmp_path / "corpus", "--workers", 1, "--synthetic", 28)
+    options = ("--teacher", model, "--steps", 3, "--hold-out", "synthetic/sweep-1*")
+    run("distill", tmp_path / "corpus", "--out", tmp_path / "sprout", *options)
+    student = AudioEmbedder.load(str(tmp_path / "sprout" / "sprout.safetensors"), device="cpu")
+    assert student.name == "sprout"
+    weights = load_file(tmp_path / "sprout" / "sprout.safetensors")
+    assert weights["features.0.0.weight"].dtype == np.float16
+    log = (tmp_path / "sprout" / LOG).read_text()
+    assert "error_b15" in log
+
+
+def test_stored_logits_distil_into_a_student(model: Path, sounds: Path, tmp_path: Path) -> None:
+    run("logits", sounds, "--out", tmp_path / "l.npz", "--teacher", model, "--teacher", model)
+    options = ("--student", model, "--logits", tmp_path / "l.npz", "--steps", 2, "--batch", 2)
+    run("distill-tags", sounds, "--out", tmp_path / "run", "--device", "cpu", *options)
+    assert AudioEmbedder.load(str(tmp_path / "run" / "run.safetensors"), device="cpu")
+
+
+def test_finetuning_and_probing_tell_tones_from_noise(
+    model: Path, sounds: Path, tmp_path: Path
+) -> None:
+    options = ("--model", model, "--test-fold", "4")
+    tuning = ("--epochs", 2, "--batch", 4, "--seconds", 0.25, "--device", "cpu")
+    run("finetune", sounds, "--out", tmp_path / "tuned", *options, *tuning)
+    tuned = AudioEmbedder.load(str(tmp_path / "tuned" / "tuned.safetensors"), device="cpu")
+    assert tuned.labels == ("noise", "tone")
+    assert (tmp_path / "tuned" / CHECKPOINT).is_file()
+    output = run("probe", sounds, "--out", tmp_path / "probe.safetensors", *options)
+    assert "accuracy 1" in output
+    probe = AudioEmbedder.load(str(tmp_path / "probe.safetensors"), device="cpu")
+    wave = np.random.default_rng(9).normal(0, 0.2, RATE // 4).astype(np.float32)
+    assert probe.labels[int(probe.tags(wave).argmax())] == "noise"
+
+
+def test_a_mistake_is_one_line(sounds: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eval", "probe", str(sounds), "--model", "nobody"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "p.safetensors")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no model 'nobody'")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_processes_train_one_model_together(model: Path, sounds: Path, tmp_path: Path) -> None:
+    run("corpus", sounds, "--out", tmp_path / "corpus", "--workers", 1, "--synthetic", 28)
+    words = ("distill", tmp_path / "corpus", "--out", tmp_path / "both", "--teacher", model)
+    command = [sys.executable, "-m", "eval", *map(str, words), "--steps", "3"]
+    command += ["--hold-out", "synthetic/sweep-1*"]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29873", "WORLD_SIZE": "2"}
+    running = [
+        subprocess.Popen(command, env=os.environ | place | {"RANK": str(rank)}) for rank in (0, 1)
+    ]
+    assert [process.wait(240) for process in running] == [0, 0]
+    assert (tmp_path / "both" / "both.safetensors").is_file()
