@@ -15,8 +15,8 @@ VARIABLE: Final = "EMBEDDER_THREADS"
 WAIT_POLICY: Final = "OMP_WAIT_POLICY"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # mallopt's names
 _KEPT: Final = 32 << 20
-_LARGEST: Final = 32 << 20  # that glibc takes
-_ARENAS: Final = 4  # each keeps what was freed in it; by default there are eight a core
+_LARGEST: Final = 8 << 20  # the log-mels of a clip; arrays of batches leave no holes in the heap
+_ARENAS: Final = 2  # each keeps what was freed in it; by default there are eight a core
 _CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "150000 100000"
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOG_FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
 _CLOSE_SECONDS: Final = 10.0  # beyond the time to finish requests
-_TRIM_TICKS: Final = 300  # half a minute from one return of freed memory to the next
+_TRIM_TICKS: Final = 100  # ten seconds from one return of freed memory to the next
 _log = logging.getLogger(__name__)
 
 

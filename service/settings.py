@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     )
 
     # Cache
-    cache_bytes: NonNegativeInt = Field(default=128 * MiB, description="In-process cache; 0: none.")
+    cache_bytes: NonNegativeInt = Field(default=64 * MiB, description="In-process cache; 0: none.")
     cache_value_bytes: PositiveInt = Field(
         default=4 * MiB, description="Larger results are not cached."
     )
