@@ -14,7 +14,7 @@ from typing import Final, Literal
 from embedder.errors import UnknownModel
 
 Head = Literal["mlp", "fully_convolutional", "multihead_attention_pooling"]
-Sequence = Literal["tf", "attn", "gru", "tcn", "hybrid", "mamba"]
+SequenceName = Literal["tf", "attn", "gru", "tcn", "hybrid", "mamba"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class FrameMNConfig:
     """
 
     width: float = 1.0
-    sequence: Sequence | None = None
+    sequence: SequenceName | None = None
     dim: int = 256
     n_classes: int = 447
 
@@ -177,7 +177,7 @@ def _frame_rows() -> Iterator[tuple[str, ModelSpec]]:
         3.0: ((768,), 47.5),
     }
     psds1 = {"fmn10_strong": 42.28, "fmn10+tf-256_strong": 43.86, "fmn10+hybrid-128_strong": 43.45}
-    kinds: tuple[Sequence, ...] = ("tf", "gru", "hybrid")
+    kinds: tuple[SequenceName, ...] = ("tf", "gru", "hybrid")
     for width, (dims, mean_ap) in widths.items():
         alone = f"fmn{round(10 * width):02d}"
         yield _fmn(f"{alone}_weak", FrameMNConfig(width, n_classes=527), mean_ap=mean_ap)

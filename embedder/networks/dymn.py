@@ -199,7 +199,7 @@ def _depthwise(
     )
 
 
-def dynamic_places(config: DyMNConfig) -> tuple[bool, ...]:
+def dynamic_positions(config: DyMNConfig) -> tuple[bool, ...]:
     """Which of the fifteen blocks are dynamic (Table III)."""
     blocks = block_configs(MNConfig(config.width))
     third = len(blocks) // 3
@@ -221,7 +221,7 @@ class DyMN(ClassifiedStages):
     def __init__(self, config: DyMNConfig) -> None:
         super().__init__()
         blocks = [replace(block, se=False) for block in block_configs(MNConfig(config.width))]
-        places = dynamic_places(config)
+        places = dynamic_positions(config)
         stem, last = blocks[0].in_channels, LAST_FACTOR * blocks[-1].out_channels
         hidden = round_channels(HIDDEN * config.width)
         self.in_c = ConvNormActivation(1, stem, 3, stride=2, activation="hardswish")

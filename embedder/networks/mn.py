@@ -24,7 +24,7 @@ from embedder.networks.heads import HEADS, MLPHead
 from embedder.zoo import MNConfig
 
 
-class Row(NamedTuple):
+class BlockRow(NamedTuple):
     """One block at width 1.0; `stride` is the position in MNConfig.strides, or None for 1."""
 
     kernel: int
@@ -37,22 +37,22 @@ class Row(NamedTuple):
 
 # fmt: off
 ROWS: Final = (
-    #   kernel expand out  SE     activation   stride
-    Row(3,     16,    16,  False, "relu",      None),
-    Row(3,     64,    24,  False, "relu",      0),
-    Row(3,     72,    24,  False, "relu",      None),
-    Row(5,     72,    40,  True,  "relu",      1),
-    Row(5,     120,   40,  True,  "relu",      None),
-    Row(5,     120,   40,  True,  "relu",      None),
-    Row(3,     240,   80,  False, "hardswish", 2),
-    Row(3,     200,   80,  False, "hardswish", None),
-    Row(3,     184,   80,  False, "hardswish", None),
-    Row(3,     184,   80,  False, "hardswish", None),
-    Row(3,     480,   112, True,  "hardswish", None),
-    Row(3,     672,   112, True,  "hardswish", None),
-    Row(5,     672,   160, True,  "hardswish", 3),
-    Row(5,     960,   160, True,  "hardswish", None),
-    Row(5,     960,   160, True,  "hardswish", None),
+    #        kernel expand out  SE     activation   stride
+    BlockRow(3,     16,    16,  False, "relu",      None),
+    BlockRow(3,     64,    24,  False, "relu",      0),
+    BlockRow(3,     72,    24,  False, "relu",      None),
+    BlockRow(5,     72,    40,  True,  "relu",      1),
+    BlockRow(5,     120,   40,  True,  "relu",      None),
+    BlockRow(5,     120,   40,  True,  "relu",      None),
+    BlockRow(3,     240,   80,  False, "hardswish", 2),
+    BlockRow(3,     200,   80,  False, "hardswish", None),
+    BlockRow(3,     184,   80,  False, "hardswish", None),
+    BlockRow(3,     184,   80,  False, "hardswish", None),
+    BlockRow(3,     480,   112, True,  "hardswish", None),
+    BlockRow(3,     672,   112, True,  "hardswish", None),
+    BlockRow(5,     672,   160, True,  "hardswish", 3),
+    BlockRow(5,     960,   160, True,  "hardswish", None),
+    BlockRow(5,     960,   160, True,  "hardswish", None),
 )
 # fmt: on
 

@@ -21,7 +21,7 @@ from embedder.networks.attention import (
     TransformerLayer,
 )
 from embedder.networks.mamba import Mamba2
-from embedder.zoo import Sequence
+from embedder.zoo import SequenceName
 
 LAYERS: Final = 2
 TCN_DILATIONS: Final = (1, 2, 4, 8, 16)
@@ -116,7 +116,7 @@ class ResidualStack(nn.Module):
 
 
 # Model dimension -> what maps [B, T, D] to [B, T, D].
-STACKS: Final[Mapping[Sequence, Callable[[int], nn.Module]]] = {
+STACKS: Final[Mapping[SequenceName, Callable[[int], nn.Module]]] = {
     "tf": lambda dim: NormedStack(TransformerLayer, dim, LAYERS),
     "attn": lambda dim: ResidualStack(GatedAttention, dim, LAYERS),
     "tcn": lambda dim: ResidualStack(TCN, dim, LAYERS),
@@ -125,13 +125,13 @@ STACKS: Final[Mapping[Sequence, Callable[[int], nn.Module]]] = {
 }
 
 
-def sequence_model(kind: Sequence, in_features: int, dim: int) -> nn.Sequential:
+def sequence_model(kind: SequenceName, in_features: int, dim: int) -> nn.Sequential:
     """[B, T, I] -> [B, T, sequence_size(kind, dim)]; all but the GRU project to D first."""
     if kind == "gru":
         return nn.Sequential(BiGRU(in_features, dim))
     return nn.Sequential(nn.Linear(in_features, dim), STACKS[kind](dim))
 
 
-def sequence_size(kind: Sequence, dim: int) -> int:
+def sequence_size(kind: SequenceName, dim: int) -> int:
     """Values a frame that a sequence model yields."""
     return 2 * dim if kind == "gru" else dim

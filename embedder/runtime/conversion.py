@@ -34,7 +34,7 @@ LARGE: Final = 32
 _converting: Final = ProcessLock()
 
 
-class Graph(NamedTuple):
+class GraphShape(NamedTuple):
     """What is compiled: features, and the shape of their input where it is fixed."""
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Graph(NamedTuple):
         return KERNELS if self.clips == 1 and self.frames != ANY else {}
 
 
-def convert(network: EngineInput, graph: Graph) -> Any:
+def convert(network: EngineInput, graph: GraphShape) -> Any:
     """An OpenVINO model of the named features: [N, M, F] -> one output a name.
 
     One at a time in a process: OpenVINO's reader of torch's graphs has variables that its threads
@@ -57,7 +57,7 @@ def convert(network: EngineInput, graph: Graph) -> Any:
         return _converted(network, graph)
 
 
-def _converted(network: EngineInput, graph: Graph) -> Any:
+def _converted(network: EngineInput, graph: GraphShape) -> Any:
     clips = 2 if graph.clips == ANY else graph.clips
     frames = min(network.frames) if graph.frames == ANY else graph.frames
     bands = network.frontend.config.n_mels

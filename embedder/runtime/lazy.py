@@ -9,14 +9,14 @@ from embedder.frontend import LogMel
 from embedder.runtime import create
 from embedder.runtime.base import EngineInput, Runtime
 from embedder.runtime.forks import ProcessLock, in_child, never_free
-from embedder.runtime.state import Watch, fingerprint
+from embedder.runtime.state import ChangeWatch, fingerprint
 
 _making: Final = ProcessLock()
 
 
 class _Made(NamedTuple):
     choice: str
-    watch: Watch  # of the backbone that the engine was made of
+    watch: ChangeWatch  # of the backbone that the engine was made of
     runtime: Runtime
 
 
@@ -66,7 +66,7 @@ class LazyEngine:
         self._made = None
 
     def _make(self) -> _Made:
-        choice, watch = self.choice, Watch(self._backbone)
+        choice, watch = self.choice, ChangeWatch(self._backbone)
         network = EngineInput(
             self._frontend, self._backbone, watch.device, self._windows, self._identity
         )

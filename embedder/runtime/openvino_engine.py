@@ -26,7 +26,7 @@ from embedder.networks.dymn import DyMN
 from embedder.process import keep_freed_memory, threads
 from embedder.runtime import kept
 from embedder.runtime.base import EngineInput, backbone_names, features_of, joined
-from embedder.runtime.conversion import ANY, KERNELS, Graph, convert
+from embedder.runtime.conversion import ANY, KERNELS, GraphShape, convert
 from embedder.runtime.openvino_library import openvino
 from embedder.runtime.selections import Selections
 from embedder.runtime.state import fingerprint
@@ -93,8 +93,8 @@ class OpenVINORuntime:
         self._threads = min(threads(), torch.get_num_threads())
         self._pool = single_threaded(self._threads)
         self._under_way = 0  # parts of all calls
-        self._requests: dict[tuple[Graph, int], Requests] = {}
-        self._warm: OrderedDict[tuple[Graph, int], Requests] = OrderedDict()  # last used last
+        self._requests: dict[tuple[GraphShape, int], Requests] = {}
+        self._warm: OrderedDict[tuple[GraphShape, int], Requests] = OrderedDict()  # last used last
         self._selections = Selections(network.backbone)
         self._lock = threading.Lock()
 
@@ -150,22 +150,24 @@ class OpenVINORuntime:
 
     @torch.inference_mode()  # of whichever thread this is
     def _features(
-        self, mel: Tensor, names: Collection[str], graph: Graph, streams: int
+        self, mel: Tensor, names: Collection[str], graph: GraphShape, streams: int
     ) -> dict[str, Tensor]:
         return features_of(mel, names, partial(self._run, graph=graph, streams=streams))
 
-    def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> Graph:
+    def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> GraphShape:
         """Of fixed shape where that pays: 7 % for static networks, half for mixed kernels."""
         dynamic = isinstance(self._network.backbone, DyMN)
         usual = frames in self._network.frames and self._selections.is_own(names)
         if not usual:
-            return Graph(names, 1 if dynamic else ANY)
+            return GraphShape(names, 1 if dynamic else ANY)
         together = RUN_FRAMES // frames
         if together >= MANY and not dynamic:
-            return Graph(names)  # which takes what is left over without filling it up
-        return Graph(names, together if together >= MANY and clips >= MANY else 1, frames)
+            return GraphShape(names)  # which takes what is left over without filling it up
+        return GraphShape(names, together if together >= MANY and clips >= MANY else 1, frames)
 
-    def _run(self, mel: Tensor, names: tuple[str, ...], graph: Graph, streams: int) -> list[Tensor]:
+    def _run(
+        self, mel: Tensor, names: tuple[str, ...], graph: GraphShape, streams: int
+    ) -> list[Tensor]:
         clips = len(mel)
         if clips < graph.clips:
             mel = functional.pad(mel, (0, 0, 0, 0, 0, graph.clips - clips))
@@ -176,7 +178,7 @@ class OpenVINORuntime:
             return [torch.from_numpy(output.data[:clips].copy()) for output in outputs]
 
     @contextmanager
-    def _borrowed(self, graph: Graph, streams: int) -> Iterator[Any]:
+    def _borrowed(self, graph: GraphShape, streams: int) -> Iterator[Any]:
         """One of as many infer requests as run side by side; whoever comes too late waits."""
         with self._lock:
             if (graph, streams) not in self._requests:
@@ -198,7 +200,7 @@ class OpenVINORuntime:
                 if self._warm[key].release():
                     del self._warm[key]
 
-    def _new_requests(self, graph: Graph, streams: int) -> Requests:
+    def _new_requests(self, graph: GraphShape, streams: int) -> Requests:
         """Each of a compiled network of its own, if they are few.
 
         Such a network runs in the thread that asks. One with several streams hands every clip to
@@ -217,7 +219,7 @@ class OpenVINORuntime:
             [self._core.compile_model(model, "CPU", options) for _ in range(copies)], streams
         )
 
-    def _model(self, graph: Graph) -> Any:
+    def _model(self, graph: GraphShape) -> Any:
         """The converted network, from disk where an earlier process left it."""
         folder = self._kept_at(graph) if self._is_published() else None
         if folder is not None and (model := kept.read(self._core, folder)) is not None:
@@ -237,7 +239,7 @@ class OpenVINORuntime:
         identity = self._network.identity
         return identity != "" and fingerprint(self._network.backbone) == identity
 
-    def _kept_at(self, graph: Graph) -> Path:
+    def _kept_at(self, graph: GraphShape) -> Path:
         """By all that decides the saved form; precision and threads are chosen for it later."""
         versions = (__version__, CONVERSION, openvino.__version__, torch.__version__)
         network = self._network

@@ -19,7 +19,7 @@ _PLAIN: Final = (bool, int, float, str, tuple, type(None))
 _TELL_NOTHING: Final = frozenset({"training", "tap_sizes"})
 
 
-class Watch:
+class ChangeWatch:
     """A network as it was when this was made, to be asked before every run whether it still is.
 
     It notices tensors that were written to, moved or replaced, and modules that were replaced or
