@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -38,11 +38,19 @@ class Backbone(Protocol):
     def feature_maps(self, mel: Tensor) -> list[Tensor]:
         """[B, M, F] -> the outputs of the seventeen stages, each [B, C, f, t]."""
 
-    def modules(self) -> Iterator[nn.Module]:
-        """The network and all modules in it, as `torch.nn.Module` gives them."""
+    # What engines use of `torch.nn.Module`.
+    def modules(self) -> Iterator[nn.Module]: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def buffers(self) -> Iterator[Tensor]: ...
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
+    def eval(self) -> Self: ...
+    def half(self) -> Self: ...
+    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
 
 
-BACKBONES: Final = MappingProxyType[type, Callable[[Any], Any]](
+BACKBONES: Final = MappingProxyType[type, Callable[[Any], MN | DyMN | FrameMN]](
     {MNConfig: MN, DyMNConfig: DyMN, FrameMNConfig: FrameMN}
 )
 """The type of a configuration -> the network that it builds."""
