@@ -106,7 +106,7 @@ def _storage_id(tensor: Tensor) -> int:
 
 
 def _counter() -> FlopCounterMode:
-    # What torch's counter leaves out: attention as CPUs compute it.
+    # torch's counter leaves out attention as CPUs compute it.
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return FlopCounterMode(display=False, custom_mapping={fused: _attention_ops})
 

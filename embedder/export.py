@@ -38,7 +38,7 @@ TOLERANCE: Final = 1e-4  # relative, for every tap and output
 LOGITS: Final = "logits"
 # Weights whose source begins with one of these are under the MIT licence.
 MIT_WEIGHTS: Final = ("audio-embedder", "https://github.com/fschmid56/EfficientAT/")
-# What is checked: the number of clips, and their seconds; the shortest clip is checked too.
+# The checked inputs: how many clips, and their seconds. The shortest clip is checked too.
 CHECKED: Final = ((1, 10.0), (1, 1.237), (3, 0.16), (2, 2.5))
 
 

@@ -1,4 +1,4 @@
-"""Rows of a bulk job as Parquet, npz, JSON lines or CSV, in memory that does not grow.
+"""The rows of a bulk job as Parquet, npz, JSON lines or CSV, in memory that does not grow.
 
 A row is a clip (path, seconds, embedding) or, with timestamps, a moment of a clip (path, ms,
 embedding). Each row also has the file's size and time of change, which tell a resumed job whether

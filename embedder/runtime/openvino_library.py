@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-# What is None here counts as not installed. It would report to Intel, and write into the home.
+# A module that is None here counts as not installed. This one would send reports to Intel and write
+# into the user's home folder.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402

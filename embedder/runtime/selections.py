@@ -1,4 +1,4 @@
-"""For which selections of features an engine makes graphs, when any features may be asked for."""
+"""The selections of features that an engine makes graphs for, however many it is asked for."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_threads_that_come_first_share_one_engine(monkeypatch: pytest.MonkeyPatc
 def test_networks_are_converted_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     most = under_way = 0
 
-    def counted(network: EngineInput, graph: openvino_engine.GraphShape) -> object:
+    def counted(network: EngineInput, graph: conversion.GraphShape) -> object:
         nonlocal most, under_way
         under_way += 1
         most = max(most, under_way)
