@@ -424,7 +424,8 @@ def test_bad_files_give_a_typed_error_or_what_is_there(name: str, as_path: bool)
 
 GREEDY = """
 import struct
-from embedder.audio.decode import BadAudio, load_audio
+from embedder.audio.decode import load_audio
+from embedder.errors import BadAudio
 from eval.bench.memory import peak_megabytes
 
 form = struct.pack("<IHHIIHH", 16, 1, 1, 32_000, 64_000, 2, 16)
@@ -453,6 +454,7 @@ WATCHED_DECODING = """
 import json, logging, os, sys, threading
 from pathlib import Path
 import embedder.audio.decode as audio
+from embedder.errors import BadAudio
 from eval.bench.memory import peak_megabytes
 
 logging.disable()
@@ -474,7 +476,7 @@ def decode_all():
     for source in sources:
         try:
             audio.load_audio(source, 32_000, audio.HTTP_LIMITS)
-        except audio.BadAudio:
+        except BadAudio:
             pass
 
 sources = [Path(path).read_bytes() for path in sys.argv[1:]]
