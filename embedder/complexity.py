@@ -1,8 +1,9 @@
 """What a network costs: parameters, multiply-accumulates and memory, measured on a clip of 10 s.
 
-The module itself runs, in float32 and with random weights. torch's own counter counts
-multiply-accumulates of convolutions and matrix products, recurrence and attention included;
-not elementwise work, and not the log-mel. So do the papers, with DeepSpeed's profiler.
+The module itself runs, in float32 and with random weights. torch's own counter counts the
+multiply-accumulates of convolutions and matrix products, those of recurrence and attention
+included. It does not count elementwise work or the log-mel. The papers count the same, with
+DeepSpeed's profiler.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from embedder.networks.dymn import DynamicBlock
 from embedder.zoo import MODELS, MelConfig, ModelSpec, NetworkConfig
 
 SECONDS: Final = 10
-_OPS_PER_MAC: Final = 2  # the counter's, which counts additions as well
+_OPS_PER_MAC: Final = 2  # the counter counts the multiplication and the addition
 
 
 @dataclass(frozen=True, slots=True)
 class Complexity:
-    """What one clip of 10 s takes.
+    """What a network takes for one clip of 10 s.
 
-    `peak_bytes` are the most that the network's inputs and results take at any time; neither
-    weights nor the scratch memory of single operations count.
+    `macs` are multiply-accumulates. `peak_bytes` is the most memory that the inputs and results of
+    operations take at any time, without weights and without the scratch memory of an operation.
     """
 
     params: int
@@ -41,10 +42,10 @@ class Complexity:
 
 
 def architectures() -> list[str]:
-    """One name for every architecture, in the order of the zoo.
+    """The name of one model for each architecture, in the order of the zoo.
 
-    Networks that differ in their classes alone are one: of them, the first published one with
-    the fewest classes.
+    Networks that differ only in their number of classes are one architecture. Its name is that of
+    the published model with the fewest classes, the first if there are several.
     """
     groups: dict[tuple[NetworkConfig, MelConfig], list[str]] = {}
     for name, spec in MODELS.items():
@@ -53,12 +54,12 @@ def architectures() -> list[str]:
 
 
 def measure(spec: ModelSpec) -> Complexity:
-    """Build a model's network, run it once and look."""
+    """Build a model's network, run it once, and count what it takes."""
     with torch.inference_mode():
         network = BACKBONES[type(spec.network)](spec.network).eval()
         for block in network.modules():
             if isinstance(block, DynamicBlock):
-                block.one_by_one = 0  # apply one mixed kernel, as the papers count
+                block.one_by_one = 0  # one mixed kernel for a clip, as the papers count
         noise = 0.1 * torch.randn(1, SECONDS * spec.mel.sample_rate)
         mel = LogMel(spec.mel)(noise).contiguous()
         weights = [*network.parameters(), *network.buffers()]
@@ -70,9 +71,9 @@ def measure(spec: ModelSpec) -> Complexity:
 
 
 class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that are alive while operations run; `peak` bytes at most.
+    """Measures `peak`, the most bytes that tensors hold at any time while operations run.
 
-    Storages of `apart`, and views of them, do not count.
+    The tensors in `apart`, and views of them, do not count.
     """
 
     def __init__(self, apart: Iterable[Tensor] = ()) -> None:
@@ -82,7 +83,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._apart = {_storage_id(tensor) for tensor in apart}
 
     def see(self, tensor: Tensor) -> None:
-        """Count a tensor that no operation here made, until it is gone."""
+        """Count a tensor from now on, until it is freed."""
         number = _storage_id(tensor)
         if number not in self._apart and number not in self._alive:
             storage = tensor.untyped_storage()
@@ -105,7 +106,7 @@ def _storage_id(tensor: Tensor) -> int:
 
 
 def _counter() -> FlopCounterMode:
-    # What torch's counter leaves out: attention as CPUs compute it.
+    # torch's counter leaves out attention as CPUs compute it.
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return FlopCounterMode(display=False, custom_mapping={fused: _attention_ops})
 

@@ -1,7 +1,7 @@
-"""How much of an audio file is missing, by what its header says: cut short, or never there.
+"""How much of an audio file is missing, compared with what its header says.
 
-Only headers that state a length count. That of MP3, AAC, AC-3, AMR and Ogg is guessed by libav
-from the file's size, and so says nothing of what was lost.
+Only headers that state a length are used. For MP3, AAC, AC-3, AMR and Ogg, libav guesses the length
+from the file's size, which says nothing about what was lost.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 _GUESSED: Final = {"mp3", "aac", "ac3", "eac3", "amr", "ogg"}
-# Encoders' delays and rounding: less than this, and less than this share, is nothing missing.
+# Encoders' delays and rounding: up to this many seconds, or this share, nothing is missing.
 _SLACK_SECONDS: Final = 0.25
 _SLACK: Final = 0.02
 
-# Of files of chunks: how lengths are written, and which chunk holds the samples.
+# For files of chunks, by their first bytes: the format of a length, and the chunk of the samples.
 _CHUNKED: Final = {b"RIFF": ("<I", b"data"), b"FORM": (">I", b"SSND")}
 _MAX_CHUNKS: Final = 1000  # before the samples; a hostile file has millions
-_UNKNOWN: Final = (0, 0xFFFF_FFFF)  # lengths that a program writes which cannot go back
+_UNKNOWN: Final = (0, 0xFFFF_FFFF)  # written by programs that cannot go back to the header
 
 
 def shortfall(
     file: BinaryIO, container: InputContainer, stream: AudioStream, seconds: float
 ) -> str | None:
-    """What to say of a file that decoded to so many seconds; None where its header agrees."""
+    """What to say of a file that decoded to this many seconds; None if its header agrees."""
     claimed = max(_stated(container, stream), seconds * _chunk_ratio(file))
     if claimed - seconds <= max(_SLACK_SECONDS, _SLACK * claimed):
         return None
@@ -37,7 +37,7 @@ def shortfall(
 
 
 def _stated(container: InputContainer, stream: AudioStream) -> float:
-    """Seconds by the container; 0 where it does not tell."""
+    """The seconds that the container states; 0 if it states none."""
     if container.format.name in _GUESSED:
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
@@ -47,9 +47,9 @@ def _stated(container: InputContainer, stream: AudioStream) -> float:
 
 
 def _chunk_ratio(file: BinaryIO) -> float:
-    """Bytes of samples that the header states, by those that follow it; 1 of other files.
+    """How many times more bytes of samples the header states than there are, at least 1.
 
-    libav believes the size of a WAV file, not its header.
+    It is 1 for files that are not of chunks. libav believes the size of a WAV file, not its header.
     """
     size = file.seek(0, io.SEEK_END)
     for kind, at, length, samples in islice(_chunks(file, size), _MAX_CHUNKS):
@@ -59,7 +59,7 @@ def _chunk_ratio(file: BinaryIO) -> float:
 
 
 def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int, bytes]]:
-    """Every chunk: its kind, where it begins, its length, and the kind that holds samples."""
+    """For every chunk: its kind, where its content begins, its length, and the samples' kind."""
     file.seek(0)
     number, samples = _CHUNKED.get(file.read(4), ("", b""))
     at = 12

@@ -1,16 +1,16 @@
-"""Every error a caller can cause, each with its remedy in the message.
+"""Every error that a caller can cause; the message of each names the remedy.
 
 EmbedderError
 ├── BadAudio            the bytes or samples cannot be embedded
-│   ├── UnsupportedAudio    no audio in a container and codec we accept
-│   └── AudioTooLarge       more seconds, samples or bytes than this door allows
+│   ├── UnsupportedAudio    no audio in a container and codec that we accept
+│   └── AudioTooLarge       more seconds, samples, bytes or time to decode than is allowed
 ├── BadRequest          an option or argument has no meaning here
 │   ├── UnknownModel
 │   └── UnknownTap
 └── WeightsError        a checkpoint cannot be had or used
     ├── WeightsNotFound
-    ├── WeightsMismatch     hash, names or shapes differ from what the model needs
-    └── DownloadFailed
+    │   └── DownloadFailed
+    └── WeightsMismatch     hash, names or shapes differ from what the model needs
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SHOWN: Final = 6  # choices that a message names
 
 
 class EmbedderError(Exception):
-    """Base of every error a caller can cause. `code` is stable and machine-readable."""
+    """The base of every error that a caller can cause; `code` is stable, for programs to read."""
 
     code = "embedder_error"
 
 
 class BadAudio(EmbedderError):
-    """The audio itself is at fault: empty, silent of samples, NaN, broken."""
+    """The audio itself is at fault: it is empty or broken, or has NaN among its samples."""
 
     code = "bad_audio"
 
@@ -41,7 +41,7 @@ class UnsupportedAudio(BadAudio):
 
 
 class AudioTooLarge(BadAudio):
-    """Longer or larger than this door allows; the message names the limit."""
+    """The audio is longer or larger than is allowed; the message names the limit."""
 
     code = "audio_too_large"
 
@@ -53,15 +53,15 @@ class BadRequest(EmbedderError):
 
 
 class UnknownModel(BadRequest):
-    """No such row in the zoo."""
+    """The zoo has no such model."""
 
     code = "unknown_model"
 
     def __init__(self, name: str, choices: Iterable[str], listed: str = "embedder models") -> None:
-        """`listed` is what lists the choices, of which only the nearest ones are named."""
+        """The message names the choices nearest to `name`; the command `listed` lists all."""
         every = list(choices)
         typed = name.lower()
-        near = [one for one in every if one.startswith(typed) or typed.startswith(one)]
+        near = [choice for choice in every if choice.startswith(typed) or typed.startswith(choice)]
         near += get_close_matches(typed, every, _SHOWN, cutoff=0.5)
         named = list(dict.fromkeys([*near, *every]))[:_SHOWN]
         rest = f", ... (`{listed}` lists all {len(every)})" if len(every) > len(named) else ""
@@ -69,7 +69,7 @@ class UnknownModel(BadRequest):
 
 
 class UnknownTap(BadRequest):
-    """No such feature in this model."""
+    """The model has no such feature."""
 
     code = "unknown_tap"
 

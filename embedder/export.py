@@ -1,4 +1,4 @@
-"""A model as one ONNX file that onnxruntime runs alone, checked against torch before it is kept.
+"""Exports a model to one ONNX file that onnxruntime runs alone, checked against torch first.
 
 Axes: B clips, S samples, M mel bands, F mel frames, T output frames (40 ms), D values, N labels.
 
@@ -27,38 +27,40 @@ from embedder.extras import require
 from embedder.files import atomic
 from embedder.frontend import PREEMPHASIS, LogMel
 from embedder.model import AudioEmbedder
+from embedder.networks import Backbone
 from embedder.networks.frame_mn import STRONG, FrameMN
 from embedder.runtime.base import features_of, outputs_of
 from embedder.version import __version__
 from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
 
 OPSET: Final = 17
-TOLERANCE: Final = 1e-4  # relative, of every tap and output
+TOLERANCE: Final = 1e-4  # relative, for every tap and output
 LOGITS: Final = "logits"
-# What sources of weights under the MIT licence begin with.
+# Weights whose source begins with one of these are under the MIT licence.
 MIT_WEIGHTS: Final = ("audio-embedder", "https://github.com/fschmid56/EfficientAT/")
-# What is checked: clips at once, and seconds of them; the shortest clip is checked too.
+# The checked inputs: how many clips, and their seconds. The shortest clip is checked too.
 CHECKED: Final = ((1, 10.0), (1, 1.237), (3, 0.16), (2, 2.5))
 
 
 class ExportFailed(Exception):
-    """The graph does not compute what the model does: a defect here, and no caller's error."""
+    """The graph does not compute what the model does: a fault of this module, not the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the file's size, and the greatest relative difference from torch."""
+    """The file that was written."""
 
     path: Path
     size: int  # bytes
-    error: float
+    error: float  # the greatest relative difference from torch
 
 
 class ExportedLogMel(nn.Module):
     """`LogMel` in operators of ONNX: its Fourier transform is a convolution.
 
-    onnxruntime's own DFT is less exact and no part of what tracing can export; this is at least
-    as near to the exact spectrum as the FFT in float32. Bins that no mel band hears are left out.
+    onnxruntime's own DFT is less exact, and tracing cannot export it. The convolution is at least
+    as near to the exact spectrum as the FFT in float32. Bins without weight in any mel band are
+    left out.
     """
 
     kernels: Tensor
@@ -68,15 +70,15 @@ class ExportedLogMel(nn.Module):
         super().__init__()
         self.config = cfg = frontend.config
         bank, window = frontend.bank.cpu(), frontend.window.cpu().double()
-        heard = torch.nonzero(bank.sum(0))[:, 0]
-        steps = heard[:, None] * torch.arange(cfg.n_fft) % cfg.n_fft  # exact
+        bins = torch.nonzero(bank.sum(0))[:, 0]
+        steps = bins[:, None] * torch.arange(cfg.n_fft) % cfg.n_fft  # integers, so exact
         angles = steps.double() * (2 * math.pi / cfg.n_fft)
         kernels = torch.cat([angles.cos(), angles.sin()]) * window
-        # The window is centred in the FFT; what lies beside it is zero.
+        # The window is centred in the FFT; beside it the kernels are zero.
         self.margin = (cfg.n_fft - cfg.window) // 2
         inside = kernels[:, None, self.margin : self.margin + cfg.window]
         self.register_buffer("kernels", inside.float().contiguous())
-        self.register_buffer("bank", bank[:, heard].contiguous())
+        self.register_buffer("bank", bank[:, bins].contiguous())
 
     def forward(self, wave: Tensor) -> Tensor:
         """[B, S] -> [B, M, F]; S is at least `minimum_samples`."""
@@ -94,7 +96,7 @@ class ExportedLogMel(nn.Module):
 
 
 class Graph(nn.Module):
-    """What is exported: waveforms or log-mels to the named outputs, in their order."""
+    """The module that is exported: waveforms or log-mels -> the outputs, in their order."""
 
     def __init__(self, model: AudioEmbedder, with_frontend: bool) -> None:
         super().__init__()
@@ -103,16 +105,19 @@ class Graph(nn.Module):
         self.taps = model.taps
         self.detects = isinstance(model.backbone, FrameMN)
 
-    def forward(self, given: Tensor) -> tuple[Tensor, ...]:
-        """[B, S] or [B, M, F] -> embedding, logits, probabilities, and those of frames."""
-        found = _features(self.backbone, self.frontend(given), self.taps, self.detects)
-        embedding = torch.cat([found[tap] for tap in self.taps], -1)
-        outputs = (embedding, found[LOGITS], found[LOGITS].sigmoid())
-        return (*outputs, found[STRONG].sigmoid()) if self.detects else outputs
+    def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
+        """[B, S] or [B, M, F] -> embedding [B, D], logits and probabilities [B, N].
+
+        A frame-wise network also gives the probabilities of frames [B, T, N].
+        """
+        features = _features(self.backbone, self.frontend(audio), self.taps, self.detects)
+        embedding = torch.cat([features[tap] for tap in self.taps], -1)
+        outputs = (embedding, features[LOGITS], features[LOGITS].sigmoid())
+        return (*outputs, features[STRONG].sigmoid()) if self.detects else outputs
 
 
 def minimum_samples(spec: ModelSpec) -> int:
-    """The shortest waveform an exported front end takes: it is mirrored by half an FFT."""
+    """The shortest waveform that an exported front end takes, which mirrors it by half an FFT."""
     return spec.mel.n_fft // 2 + 2
 
 
@@ -127,8 +132,8 @@ def export(model: AudioEmbedder, path: Path, *, with_frontend: bool = False) -> 
 
     Raises
     ------
-    BadRequest : the packages that this takes are not installed, the folder is not there, or
-        the network has no ONNX form.
+    BadRequest : a package that export needs is not installed, the folder is not there, the model
+        is a probe, or the network has no ONNX form.
     ExportFailed : onnxruntime's results differ from torch's; nothing was written.
     """
     check_installed()
@@ -158,15 +163,16 @@ def export(model: AudioEmbedder, path: Path, *, with_frontend: bool = False) -> 
 
 
 def check_installed() -> None:
-    """BadRequest unless what export takes is installed."""
+    """Raise BadRequest unless the packages that export needs are installed."""
     require("onnx", "onnxruntime")
 
 
 @torch.no_grad()
 def largest_difference(model: AudioEmbedder, path: Path, with_frontend: bool) -> float:
-    """Of onnxruntime's results from torch's, relative to the largest value of each tap.
+    """The largest difference between onnxruntime's results and torch's.
 
-    Torch means this package's own front end and network, uncompiled. Batches and lengths vary.
+    It is relative to the largest value of each tap or output. Torch runs this package's own front
+    end and network, not compiled. Clips vary in number and length.
     """
     session = _session(path)
     name = session.get_inputs()[0].name
@@ -175,11 +181,12 @@ def largest_difference(model: AudioEmbedder, path: Path, with_frontend: bool) ->
     worst = 0.0
     for wave in _clips(model):
         mel = model.frontend(wave)
-        found = _features(model.backbone, mel, model.taps, detects)
-        expected = [found[tap] for tap in model.taps] + [found[LOGITS], found[LOGITS].sigmoid()]
-        expected += [found[STRONG].sigmoid()] if detects else []
-        given = wave if with_frontend else mel
-        embedding, *others = map(torch.from_numpy, session.run(None, {name: given.numpy()}))
+        features = _features(model.backbone, mel, model.taps, detects)
+        expected = [features[tap] for tap in model.taps]
+        expected += [features[LOGITS], features[LOGITS].sigmoid()]
+        expected += [features[STRONG].sigmoid()] if detects else []
+        audio = wave if with_frontend else mel
+        embedding, *others = map(torch.from_numpy, session.run(None, {name: audio.numpy()}))
         actual = [*torch.split(embedding, sizes, -1), *others]
         for ours, theirs in zip(expected, actual, strict=True):
             if ours.shape != theirs.shape:
@@ -189,13 +196,15 @@ def largest_difference(model: AudioEmbedder, path: Path, with_frontend: bool) ->
     return worst
 
 
-def _features(backbone: Any, mel: Tensor, taps: Sequence[str], detects: bool) -> dict[str, Tensor]:
-    wanted = {LOGITS, *taps} | ({STRONG} if detects else set())
-    return features_of(mel, wanted, partial(outputs_of, backbone))
+def _features(
+    backbone: Backbone, mel: Tensor, taps: Sequence[str], detects: bool
+) -> dict[str, Tensor]:
+    names = {LOGITS, *taps} | ({STRONG} if detects else set())
+    return features_of(mel, names, partial(outputs_of, backbone))
 
 
 def _clips(model: AudioEmbedder) -> Iterator[Tensor]:
-    """Noise that swells and fades, under a tone: loud and quiet moments and bands."""
+    """Clips [B, S] of noise that swells and fades under a tone: some of it loud, some quiet."""
     rate = model.sample_rate
     generator = torch.Generator().manual_seed(0)
     lengths = [(clips, round(seconds * rate)) for clips, seconds in CHECKED]
@@ -215,8 +224,8 @@ def _write(model: AudioEmbedder, path: Path, with_frontend: bool) -> None:
         outputs.append("frame_probabilities")
         varying["frame_probabilities"] = {0: "batch", 1: "output_frames"}
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        # Deprecated in favour of torch.export, which takes up to a minute where this takes
-        # seconds. Whatever else it warns of, the check of the outcome tells.
+        # torch deprecates this in favour of torch.export, which takes up to a minute instead of
+        # seconds. Its other warnings do not matter either: the results are checked afterwards.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
@@ -231,14 +240,14 @@ def _write(model: AudioEmbedder, path: Path, with_frontend: bool) -> None:
 
 
 def _input(model: AudioEmbedder, with_frontend: bool) -> tuple[str, dict[int, str], Tensor]:
-    """The input's name, its varying axes, and an example of it."""
+    """The input's name, its axes of any size with their names, and an example."""
     if with_frontend:
         return "waveform", {0: "batch", 1: "samples"}, torch.zeros(2, model.sample_rate)
     return "mel", {0: "batch", 2: "frames"}, torch.zeros(2, model.spec.mel.n_mels, 100)
 
 
 def _describe(model: AudioEmbedder, path: Path, with_frontend: bool) -> None:
-    """Add what a user of the file alone has to know."""
+    """Add to the file what its user needs to know about it."""
     import onnx
 
     source, licence = _origin(model)
@@ -266,7 +275,7 @@ def _describe(model: AudioEmbedder, path: Path, with_frontend: bool) -> None:
 
 
 def _origin(model: AudioEmbedder) -> tuple[str, str]:
-    """Where weights of this name are published, and their licence; empty where not known."""
+    """Where the model's weights are published, and their licence; "" where that is not known."""
     row = MODELS.get(model.name)
     if row is None or row.network != model.spec.network or not model.weights_sha256:
         return "", ""

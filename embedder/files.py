@@ -1,4 +1,4 @@
-"""Writing files so that readers see all of one or nothing."""
+"""Writes files so that a reader sees the whole file or none."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target`; it replaces `target` on success, else it vanishes.
+    """A temporary file beside `target`, which replaces it on success and is removed otherwise.
 
-    Its name ends as `target`'s does, for writers that look at the suffix.
+    Its suffix is that of `target`, because some writers look at it.
     """
     descriptor, name = tempfile.mkstemp(
         dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix

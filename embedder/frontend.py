@@ -1,6 +1,6 @@
 """Waveform to normalised log-mel spectrogram, deterministic, in plain torch.
 
-Axes: B batch, S samples, K fft bins, M mel bands, F frames.
+Axes: B batch, S samples, K fft bins, M mel bands, F frames, f some of the frames.
 Both published conventions (32 kHz and 16 kHz) are values of `MelConfig`.
 """
 
@@ -18,14 +18,15 @@ from embedder.zoo import MelConfig
 MEL: Final = "mel"
 
 PREEMPHASIS: Final = 0.97
-# Frames that are heard together on a CPU: what one step leaves to the next is still cached.
+# How many frames a CPU computes together: what one step leaves to the next is then still cached.
 FRAMES_TOGETHER: Final = 512
-# Neighbouring mel bands that are multiplied together, with those bins alone that they hear.
+# How many neighbouring mel bands are multiplied together, with no bins but those they have weights
+# for.
 BANDS_TOGETHER: Final = 16
 
 
 def hertz_to_mel(hertz: Tensor) -> Tensor:
-    """Kaldi's mel scale."""
+    """Hertz -> mel, on Kaldi's scale; any shape."""
     return 1127.0 * torch.log1p(hertz / 700.0)
 
 
@@ -51,9 +52,8 @@ def mel_bank(config: MelConfig) -> Tensor:
 def reflect_pad(wave: Tensor, pad: int) -> Tensor:
     """Mirror `pad` samples at both ends without repeating the edge: [B, S] -> [B, S + 2 pad].
 
-    Where the clip is shorter than the pad, where torch's own reflection fails, the mirror
-    goes on back and forth (numpy's "reflect"), and a single sample repeats; wherever torch
-    reflects, the result is the same.
+    The result is that of torch's reflection. A clip no longer than the pad, with which torch's
+    fails, is mirrored back and forth (numpy's "reflect"); a single sample is repeated.
     """
     samples = wave.shape[-1]
     if samples > pad:
@@ -77,27 +77,30 @@ def pre_emphasised(wave: Tensor, pad: int) -> Tensor:
 
 
 class Filters(NamedTuple):
-    """Neighbouring mel bands, and the bins of the spectrum that any of them hears."""
+    """Neighbouring mel bands, and the bins of the spectrum that any of them has weights for."""
 
     bands: slice
     bins: slice
 
 
 def filter_groups(bank: Tensor) -> tuple[Filters, ...]:
-    """All there is in a bank [M, K] but most of its zeros; bands that hear nothing have no bins."""
+    """A bank [M, K] cut into groups of bands and bins that leave out most of its zeros.
+
+    Bands without weights have no bins.
+    """
     groups = []
     for first in range(0, len(bank), BANDS_TOGETHER):
         bands = slice(first, first + BANDS_TOGETHER)
-        heard = bank[bands].any(0).nonzero().flatten().tolist()
-        groups.append(Filters(bands, slice(heard[0], heard[-1] + 1) if heard else slice(0)))
+        used = bank[bands].any(0).nonzero().flatten().tolist()
+        groups.append(Filters(bands, slice(used[0], used[-1] + 1) if used else slice(0)))
     return tuple(groups)
 
 
 class LogMel(nn.Module):
     """Pre-emphasis, centred power spectrum, mel bank, logarithm, normalisation.
 
-    Any clip of at least one sample works: a lone sample is repeated once, because
-    pre-emphasis shortens a clip by one.
+    A clip of any length works. A single sample is repeated once, because pre-emphasis shortens a
+    clip by one.
     """
 
     # Constants of the configuration, not weights: never saved, never loaded.
@@ -115,15 +118,15 @@ class LogMel(nn.Module):
         self._groups = filter_groups(self.bank)
 
     def n_frames(self, samples: int) -> int:
-        """Frames of a clip of so many samples."""
+        """How many mel frames a clip of this many samples has."""
         return 1 + max(1, samples - 1) // self.config.hop
 
     @torch.no_grad()
     def forward(self, wave: Tensor) -> Tensor:
-        """float32 [B, S] in about [-1, 1] -> [B, M, F], most values within [-2, 2].
+        """float32 [B, S] in about [-1, 1] -> float32 [B, M, F], most values within [-2, 2].
 
-        No gradients pass. Neighbouring windows of timestamps share most of their frames, which
-        are computed anew all the same: it costs a twentieth of what the network takes.
+        Gradients do not pass. Neighbouring windows of timestamps share most of their frames; these
+        are computed again for each, which takes a twentieth of the network's time.
         """
         if wave.shape[-1] == 1:
             wave = wave.expand(-1, 2)
@@ -136,24 +139,27 @@ class LogMel(nn.Module):
         return out
 
     def _write(self, wave: Tensor, out: Tensor, together: int) -> None:
-        """[B, S] -> `out` [B, M, F]: one clip, or several with at most `together` frames in all."""
+        """Write the log-mel of [B, S] into `out` [B, M, F], `together` frames at a time.
+
+        Several clips have at most `together` frames in all.
+        """
         cfg = self.config
         clips, bands, count = out.shape
         padded = pre_emphasised(wave, cfg.n_fft // 2)
         frames = padded.unfold(-1, cfg.n_fft, cfg.hop)  # B F n_fft, a view
         mel = out[0] if clips == 1 else out.new_empty(bands, clips * count)
         parts = zip(torch.split(frames, together, 1), torch.split(mel, together, 1), strict=True)
-        for part, heard in parts:
-            self._hear(part, heard)
+        for part, mel_part in parts:
+            self._write_mel_power(part, mel_part)
         mel = mel.add_(cfg.floor) if cfg.floor_mode == "add" else mel.clamp_(min=cfg.floor)
         mel.log_().add_(4.5).div_(5.0)
         if clips > 1:
             out.copy_(mel.view(bands, clips, count).transpose(0, 1))
 
-    def _hear(self, frames: Tensor, out: Tensor) -> None:
-        """[B, f, n_fft] -> their power through the mel bank, `out` [M, B f]."""
+    def _write_mel_power(self, frames: Tensor, out: Tensor) -> None:
+        """Write the mel power of frames [B, f, n_fft] into `out` [M, B f]."""
         spectrum = torch.fft.rfft(frames * self.window).flatten(0, 1)  # B f, K
-        squares = torch.view_as_real(spectrum).square_()  # in place, which is one pass
+        squares = torch.view_as_real(spectrum).square_()  # in place: one pass over the memory
         power = (squares[..., 0] + squares[..., 1]).T
         for bands, bins in self._groups:
             torch.mm(self.bank[bands, bins], power[bins], out=out[bands])

@@ -1,4 +1,4 @@
-"""AudioSet's class names in model order (CC BY 4.0), from package data."""
+"""The names of AudioSet's classes in the models' order (CC BY 4.0), read from package data."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from importlib import resources
 
 @cache
 def audioset_labels() -> tuple[str, ...]:
-    """The 527 display names; index i names output i of every AudioSet head."""
+    """The 527 display names; name i belongs to output i of every AudioSet head."""
     return tuple(row["display_name"] for row in csv.DictReader(_lines("audioset_527.csv")))
 
 
 @cache
 def strong_labels() -> tuple[str, ...]:
-    """The 447 names of AudioSet Strong; index i names output i of every event detector."""
+    """The 447 names of AudioSet Strong; name i belongs to output i of every event detector."""
     return tuple(_lines("audioset_strong_447.txt"))
 
 
 def default_labels(n_classes: int) -> tuple[str, ...]:
-    """AudioSet's names for a head of their number; else "class 0", "class 1", ..."""
+    """The names of a head's outputs: AudioSet's if there are as many, else "class 0", ..."""
     for names in (audioset_labels(), strong_labels()):
         if n_classes == len(names):
             return names

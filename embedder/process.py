@@ -1,4 +1,4 @@
-"""What a process may use and keeps: cores (by affinity and the container's quota), freed memory."""
+"""Limits of a process: the cores it may use (by affinity and quota), the freed memory it keeps."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from embedder.errors import BadRequest
 
 VARIABLE: Final = "EMBEDDER_THREADS"
 WAIT_POLICY: Final = "OMP_WAIT_POLICY"
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # mallopt's names
-_KEPT: Final = 32 << 20
-_LARGEST: Final = 8 << 20  # the log-mels of a clip; arrays of batches leave no holes in the heap
-_ARENAS: Final = 2  # each keeps what was freed in it; by default there are eight a core
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # mallopt's parameters
+_KEPT: Final = 32 << 20  # bytes of freed memory
+_LARGEST: Final = 8 << 20  # bytes, the log-mels of a clip; larger arrays leave no holes in the heap
+_ARENAS: Final = 2  # each keeps the memory freed in it; by default there are eight for each core
 _CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "150000 100000"
 
 
 def available_cores() -> int:
-    """Cores this process may use, at least one; a quota of 1.5 cores counts as 2."""
+    """How many cores this process may use, at least 1; a quota of 1.5 cores counts as 2."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -29,7 +29,12 @@ def available_cores() -> int:
 
 
 def threads() -> int:
-    """Threads for the network: EMBEDDER_THREADS where it is set, else the available cores."""
+    """How many threads the network takes: EMBEDDER_THREADS if it is set, else the available cores.
+
+    Raises
+    ------
+    BadRequest : EMBEDDER_THREADS is no number from 1 on.
+    """
     named = os.environ.get(VARIABLE)
     if not named:
         return available_cores()
@@ -39,19 +44,20 @@ def threads() -> int:
 
 
 def wait_asleep() -> None:
-    """Have torch's idle threads sleep, not spin; call this before torch is imported.
+    """Make torch's idle threads sleep, not spin; call this before torch is imported.
 
-    Spinning takes cores from decoders, other runtimes' threads and other processes. Where these
-    are busy, a network that takes 20 ms a clip takes 100.
+    Spinning takes cores from decoders, from the threads of other engines and from other processes.
+    While these are busy, a network that needs 20 ms for a clip takes 100.
     """
     os.environ.setdefault(WAIT_POLICY, "PASSIVE")
 
 
 def keep_freed_memory() -> None:
-    """For processes that make arrays of megabytes again and again, as decoders and networks do.
+    """Tell glibc to keep freed memory, for processes that need megabytes again and again.
 
-    By default glibc returns each to the kernel, and getting its pages back takes as long as
-    decoding a clip, and a sixth of embedding it. Without glibc, nothing changes.
+    Decoders and networks do. By default glibc returns each large array to the kernel, and getting
+    its pages back takes as long as decoding a clip, and a sixth of embedding it. Without glibc,
+    this does nothing.
     """
     with suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)
@@ -61,11 +67,11 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give all pages that hold nothing back to the kernel, from the middle of the heap as well.
+    """Give all free pages back to the kernel, also those in the middle of the heap.
 
-    glibc by itself returns only the top of its heaps: a long-lived process of many sizes of arrays
-    keeps a tenth of its memory in holes. Takes milliseconds; the next large arrays take a little
-    longer. Without glibc, nothing happens.
+    By itself, glibc returns only the top of its heaps, and a long-lived process with arrays of many
+    sizes keeps a tenth of its memory in holes. This takes milliseconds, and makes the next large
+    arrays a little slower. Without glibc, it does nothing.
     """
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

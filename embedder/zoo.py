@@ -1,7 +1,7 @@
-"""What there is: log-mel conventions, architectures and published models, one row each.
+"""The zoo: log-mel conventions, architectures, and the published models, a row for each.
 
-A model name is looked up here, never parsed. Figures are those stated by the papers
-(arXiv 2303.01879, 2211.04772, 2310.15648) and by the releases the checkpoints come from.
+A model's name is looked up here, never parsed. Figures are those stated by the papers
+(arXiv 2303.01879, 2211.04772, 2310.15648, 2503.11373) and by the releases of the checkpoints.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final, Literal
 from embedder.errors import UnknownModel
 
 Head = Literal["mlp", "fully_convolutional", "multihead_attention_pooling"]
-Sequence = Literal["tf", "attn", "gru", "tcn", "hybrid", "mamba"]
+SequenceName = Literal["tf", "attn", "gru", "tcn", "hybrid", "mamba"]
 
 
 @dataclass(frozen=True, slots=True)
 class MelConfig:
-    """A log-mel front end: everything that decides a spectrogram's numbers.
+    """A log-mel front end: all that decides a spectrogram's numbers.
 
     Times are in samples, frequencies in hertz. `floor` is the smallest mel power, applied
     before the logarithm as `floor_mode` says: added to the power, or as its lower bound.
@@ -57,10 +57,10 @@ class DyMNConfig:
     """A width-scaled dynamic MobileNet (arXiv 2310.15648); defaults are the published model.
 
     `placement` says which blocks are dynamic: all, those that have squeeze-and-excitation in
-    MN, or five of the fifteen (Table III). The three switches remove a dynamic component each
-    (Table II). `kernels` is K, `mappings` M, and the context size is `expanded / reduction`
-    within `min_context` and `max_context` (Tables VII, IX, XI). `temperature` is where the
-    kernel attention starts; training changes it (Table VIII).
+    MN, or five of the fifteen (Table III). Each of the three switches removes a dynamic component
+    (Table II). `kernels` is K, `mappings` is M, and the context size is `expanded / reduction`,
+    kept between `min_context` and `max_context` times the width (Tables VII, IX, XI).
+    `temperature` is the kernel attention's; training changes it (Table VIII).
     """
 
     width: float = 1.0
@@ -81,11 +81,11 @@ class DyMNConfig:
 class FrameMNConfig:
     """A frame-wise MN and, unless `sequence` is None, a sequence model (arXiv 2503.11373).
 
-    `dim` is the sequence model's dimension; without one it means nothing.
+    `dim` is the sequence model's dimension; without a sequence model it has no effect.
     """
 
     width: float = 1.0
-    sequence: Sequence | None = None
+    sequence: SequenceName | None = None
     dim: int = 256
     n_classes: int = 447
 
@@ -97,8 +97,9 @@ NetworkConfig = MNConfig | DyMNConfig | FrameMNConfig
 class ModelSpec:
     """All it takes to rebuild one published model, and what was published about it.
 
-    `params` in millions, `macs` in billions for 10 s of audio, `mean_ap` AudioSet mAP and
-    `psds1` AudioSet Strong PSDS1 in percent; None where nothing was stated.
+    `params` are parameters in millions, `macs` multiply-accumulates in billions for 10 s of audio,
+    `mean_ap` is AudioSet mAP and `psds1` AudioSet Strong PSDS1, in percent; None where nothing was
+    stated.
     """
 
     network: NetworkConfig
@@ -110,9 +111,10 @@ class ModelSpec:
     macs: float | None = None
     mean_ap: float | None = None
     psds1: float | None = None
-    # Default taps: low-level mel means, then the mid-level blocks (Table II, "M_B + L").
+    # The default taps: low-level mel means, then blocks in the middle (arXiv 2303.01879, Table II,
+    # "M_B + L").
     taps: tuple[str, ...] = ("mel", "b5", "b11", "b13", "b15")
-    probed: bool = False  # tags are those of a probe: embedder/probe.py
+    probed: bool = False  # whether a probe gives the tags; see embedder/probe.py
 
     @property
     def bundled(self) -> bool:
@@ -169,7 +171,8 @@ def _imagenet(width: float) -> MNConfig:
 
 def _frame_rows() -> Iterator[tuple[str, ModelSpec]]:
     """Every published frame-wise MN, alone and with its sequence models."""
-    widths = {  # published dimensions, and AudioSet mAP after weak training (section III-B)
+    # Published dimensions, and AudioSet mAP after weak training (arXiv 2503.11373, section III-B).
+    widths = {
         0.4: ((104,), 42.0),
         0.6: ((160,), 43.7),
         1.0: ((128, 256, 512, 1024), 45.8),
@@ -177,7 +180,7 @@ def _frame_rows() -> Iterator[tuple[str, ModelSpec]]:
         3.0: ((768,), 47.5),
     }
     psds1 = {"fmn10_strong": 42.28, "fmn10+tf-256_strong": 43.86, "fmn10+hybrid-128_strong": 43.45}
-    kinds: tuple[Sequence, ...] = ("tf", "gru", "hybrid")
+    kinds: tuple[SequenceName, ...] = ("tf", "gru", "hybrid")
     for width, (dims, mean_ap) in widths.items():
         alone = f"fmn{round(10 * width):02d}"
         yield _fmn(f"{alone}_weak", FrameMNConfig(width, n_classes=527), mean_ap=mean_ap)
@@ -250,7 +253,7 @@ MODELS: Final[Mapping[str, ModelSpec]] = MappingProxyType({
 
 
 def lookup(name: str) -> ModelSpec:
-    """The row of one model; UnknownModel names the nearest ones."""
+    """The row of a model; UnknownModel, which lists the nearest names, if there is none."""
     try:
         return MODELS[name]
     except KeyError:

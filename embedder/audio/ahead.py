@@ -4,9 +4,10 @@
     paths ─┼─ lane: ...                                     ┼─ (path, blocks), in the order given
            └─ lane: ...                                     ┘
 
-File i goes to lane i mod n, so order needs no sorting, and a lane holds a bounded number of
-blocks, so memory does not grow with files or their lengths. A file that kills its worker fails
-alone: the lane starts another. Workers import `embedder.audio.decode` and no torch.
+File i goes to lane i mod n, so that the order needs no sorting. A lane holds a bounded number of
+blocks, so that memory does not grow with the number of files or their lengths. If a file kills its
+worker, only this file fails: the lane starts another worker. Workers import
+`embedder.audio.decode`, and no torch.
 """
 
 from __future__ import annotations
@@ -31,24 +32,25 @@ from embedder.errors import BadAudio, EmbedderError
 from embedder.process import available_cores, keep_freed_memory
 
 BLOCK_SECONDS: Final = 10.0
-AHEAD: Final = 20  # messages a lane holds ready: ten short files, or 26 MB of a long one at 32 kHz
+# How many messages a lane holds ready: ten short files, or 26 MB of a long one at 32 kHz.
+AHEAD: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What ends a file: why it failed, if it did, and what is to be said of it."""
+    """The last message of a file."""
 
-    error: Exception | None = None
-    note: str | None = None
+    error: Exception | None = None  # why the file failed, if it did
+    note: str | None = None  # what is missing of a file that did not fail
 
 
 Message: TypeAlias = Samples | End
 
 
 class Blocks(Iterator[Samples]):
-    """The decoded blocks of one file; a file that fails raises where it does.
+    """The decoded blocks of one file, float32 [S]; if the file fails, an error is raised.
 
-    `note` says, after the last block, what is missing of a file that did not fail.
+    After the last block, `note` says what is missing of a file that did not fail.
     """
 
     def __init__(self, messages: Iterator[Message]) -> None:
@@ -69,10 +71,11 @@ class Blocks(Iterator[Samples]):
 def decode_ahead(
     paths: Sequence[str], sample_rate: int, workers: int
 ) -> Generator[tuple[str, Blocks], None, None]:
-    """Every path with its blocks of 10 s, in order; take a file's blocks before the next file.
+    """Yield every path with its blocks of 10 s, in order.
 
-    Blocks are float32 [S] at `sample_rate`, the last one shorter. They raise BadAudio. With no
-    workers, or one path, decoding happens here, as the blocks are taken.
+    Take a file's blocks before the next file: what is left of them is then dropped. Blocks are
+    float32 [S] at `sample_rate`, the last one shorter; taking one may raise BadAudio. Without
+    workers, or with one path, files are decoded in this process as their blocks are taken.
     """
     if not workers or len(paths) < 2:
         for path in paths:
@@ -87,7 +90,7 @@ def decode_ahead(
             blocks = Blocks(lanes[index % n_lanes].received())
             yield path, blocks
             with suppress(EmbedderError):
-                for _ in blocks:  # what the caller did not want
+                for _ in blocks:  # the lane's queue must be past this file
                     pass
     finally:
         for lane in lanes:
@@ -100,7 +103,7 @@ def default_workers() -> int:
 
 
 class _Stopped(Exception):
-    """The consumer has gone."""
+    """The consumer has stopped the lane."""
 
 
 class _Lane(threading.Thread):
@@ -115,25 +118,25 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         if sys.platform != "win32":
-            # Workers inherit this: Ctrl-C is for the main thread, which then stops them. The
-            # tracker is started before, because starting it would unblock the signal.
+            # Workers inherit the blocked signal: Ctrl-C is for the main thread, which then stops
+            # them. The tracker starts first, because its start would unblock the signal.
             resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._decode_all()
         except _Stopped:
             pass
-        except Exception as error:  # whoever waits for messages must hear of it
+        except Exception as error:  # the thread that waits for messages must be told
             with suppress(_Stopped):
                 self._put(End(error))
 
     def received(self) -> Iterator[Message]:
-        """Messages as they come."""
+        """The messages of one file after the other, as they come; wait for each."""
         while True:
             yield self.messages.get()
 
     def stop(self) -> None:
-        """End the worker and the thread, wherever they are."""
+        """End the worker and the thread, whatever they are doing."""
         self._stopping.set()
         if self.ident is not None:
             self.join()
@@ -161,7 +164,7 @@ class _Lane(threading.Thread):
             while message := self._receive():
                 self._put(np.frombuffer(message, np.float32))
             reason, note = json.loads(self._receive())
-        except (EOFError, OSError):  # the latter where it died amid a block
+        except (EOFError, OSError):  # OSError if the worker died amid a block
             self._worker.join()
             reason, note = f"its decoder died with exit code {self._worker.exitcode}", None
             self._pipe.close()
@@ -185,10 +188,10 @@ class _Lane(threading.Thread):
 
 
 def _work(pipe: Connection, sample_rate: int) -> None:
-    """A worker's life: a path comes; blocks, an empty message, and what ended the file go."""
+    """What a worker does: for each path, send its blocks, an empty message, and how it ended."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A closed pipe: the parent has gone, or wants no more.
+    # The parent has closed the pipe, or has ended.
     with suppress(EOFError, ConnectionError):
         while True:
             path: str = pipe.recv()
@@ -203,14 +206,14 @@ def _work(pipe: Connection, sample_rate: int) -> None:
                 reason = str(error)
             except ConnectionError:
                 raise
-            except Exception as error:  # one file, whatever is wrong with it, fails only itself
+            except Exception as error:  # whatever is wrong with a file, only this file fails
                 reason = f"{type(error).__name__}: {error}"
             pipe.send_bytes(b"")
             pipe.send_bytes(json.dumps([reason, note]).encode())
 
 
 def _decoded(path: str, sample_rate: int) -> Iterator[Message]:
-    """The blocks of a file and its end; a file that fails raises."""
+    """The blocks of a file and its last message; if the file fails, an error is raised."""
     notes: list[str] = []
     yield from stream_audio(path, sample_rate, block_seconds=BLOCK_SECONDS, on_damage=notes.append)
     yield End(note="; ".join(notes) or None)

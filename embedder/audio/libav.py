@@ -1,4 +1,4 @@
-"""libav on a leash: an untrusted file object -> decoded frames, each counted before it is used.
+"""libav within bounds: an untrusted file object -> decoded frames, each counted before it is used.
 
 - libav sees one file object and nothing else: no path, no URL, no second file, no socket;
 - only containers and codecs of the tables below are parsed, also while libav probes;
@@ -33,7 +33,7 @@ CONTAINERS: Final = (
     *("wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "ac3", "eac3", "amr"),
     *("ogg", "mov", "matroska", "asf"),  # mov reads mp4 and m4a, matroska webm, asf wma
 )
-CODECS: Final = (  # libav's names of decoders
+CODECS: Final = (  # as libav names decoders
     *("aac", "ac3", "eac3", "alac", "flac", "mp2", "mp2float", "mp3", "mp3float", "opus"),
     *("vorbis", "speex", "wmav1", "wmav2", "wmapro", "wmalossless", "amrnb", "amrwb"),
     *("adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "gsm", "gsm_ms", "pcm_alaw", "pcm_mulaw"),
@@ -42,23 +42,23 @@ CODECS: Final = (  # libav's names of decoders
 )
 OPTIONS: Final = {
     "format_whitelist": ",".join(CONTAINERS),
-    # Holds for libav's probing only (it would decode pictures and video there): the stream that
-    # we decode is checked in audio_stream.
+    # This holds only while libav probes, where it would decode pictures and video too. The stream
+    # that we decode is checked in audio_stream.
     "codec_whitelist": ",".join(CODECS),
-    "protocol_whitelist": "none",  # whatever else a file refers to cannot be opened
+    "protocol_whitelist": "none",  # so that nothing a file refers to can be opened
     # By default libav searches 16-bit PCM for hidden DTS, 10-80 ms a file.
     "probesize": "65536",
     "max_probe_packets": "1",
-    # PCM in WAV comes in packets of so many bytes. By default it is 4096, and decoding ten seconds
-    # takes 1 ms longer; larger ones take that longer to open, because the first is probed.
+    # The bytes of a packet of PCM in WAV. With the default, 4096, decoding ten seconds takes 1 ms
+    # longer; with more than this, opening takes as much longer, because the first packet is probed.
     "max_size": "16384",
 }
-DECODER_OPTIONS: Final = {"max_samples": str(1 << 20)}  # a frame; ALAC may claim 16 million
+DECODER_OPTIONS: Final = {"max_samples": str(1 << 20)}  # of a frame; ALAC may claim 16 million
 # A damaged FLAC frame decodes to noise at full scale unless its checksum is enforced.
 FLAC_OPTIONS: Final = {**DECODER_OPTIONS, "err_detect": "crccheck+explode"}
 MAX_ALLOCATION: Final = 256 << 20  # bytes; the index of a day of AAC in MP4 takes 100 MB
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
-# PyAV lets many exceptions through; whichever it is, the file is at fault.
+# PyAV lets exceptions of many types through. In all of them the file is at fault.
 LIBAV_ERRORS: Final = (
     *(av.FFmpegError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError),
 )
@@ -70,7 +70,7 @@ _TAG_OPTIONS: Final[dict[str, Any]] = {"metadata_errors": "replace"} if _OLD_PYA
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What decoding one source may cost; None is no limit. Beyond it: AudioTooLarge."""
+    """What decoding one source may cost; None is no limit. Beyond a limit it is AudioTooLarge."""
 
     max_seconds: float | None = None  # decoded duration by the source's sample rate
     max_samples: int | None = None  # decoded samples x channels: a forged rate cannot hide them
@@ -80,12 +80,12 @@ class DecodeLimits:
 
 @dataclass(slots=True)
 class Meter:
-    """What this decode has cost and lost so far."""
+    """What decoding one source has cost and lost so far."""
 
     limits: DecodeLimits
-    deadline: float = math.inf
+    deadline: float = math.inf  # by time.monotonic()
     seconds: float = 0.0
-    samples: int = 0
+    samples: int = 0  # of all channels
     faults: int = 0
     last_fault: Exception | None = None
 
@@ -104,17 +104,19 @@ class Meter:
         _within(self.samples, self.limits.max_samples, "decoded samples")
 
     def check_clock(self) -> None:
+        """Raise AudioTooLarge after the deadline."""
         if time.monotonic() > self.deadline:
             raise AudioTooLarge(
                 f"not decoded within {self.limits.max_wall_seconds} s; send a shorter clip"
             )
 
     def fault(self, error: Exception) -> None:
+        """Count an error of libav that was passed over."""
         self.faults += 1
         self.last_fault = error.with_traceback(None)  # a traceback would keep the frames alive
 
     def report(self, yielded: int) -> str | None:
-        """At the end of the source: nothing is an error; what is to be said of damage."""
+        """What to say of damage at the end of a source; BadAudio if no sample was yielded."""
         if not yielded:
             raise BadAudio(
                 "no samples: the audio is empty, damaged or shorter than a sample"
@@ -132,7 +134,7 @@ def _within(value: float, limit: float | None, unit: str) -> None:
 
 @contextmanager
 def open_container(file: BinaryIO, limits: DecodeLimits) -> Iterator[InputContainer]:
-    """Open the container; a read error of the file itself becomes BadAudio here."""
+    """The container in a file; an error in reading the file, here or later, becomes BadAudio."""
     try:
         file.seek(0, io.SEEK_END)
         size = file.tell()
@@ -148,15 +150,15 @@ def open_container(file: BinaryIO, limits: DecodeLimits) -> Iterator[InputContai
 
 @cache
 def _cap_allocations() -> None:
-    """Bound libav's single allocations in this process: a 4 kB WAV can ask for 2 GB of title."""
+    """Bound each allocation of libav in this process: a WAV of 4 kB can ask for a title of 2 GB."""
     with suppress(AttributeError, OSError):  # where the symbol is hidden there is no cap
-        libav = ctypes.CDLL(av._core.__file__)  # looks into the libraries it is linked with, too
+        libav = ctypes.CDLL(av._core.__file__)  # also searches the libraries that it is linked to
         libav.av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
 
 
 def _av_open(file: BinaryIO) -> InputContainer:
     _cap_allocations()
-    # A view without the file's name: libav would guess by the extension and show it in errors.
+    # Without the file's name, which libav would show in errors, and whose suffix it would believe.
     nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
     try:
         opened: InputContainer = av.open(nameless, mode="r", options=OPTIONS, **_TAG_OPTIONS)
@@ -168,7 +170,7 @@ def _av_open(file: BinaryIO) -> InputContainer:
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
-    """The first audio stream, its codec checked; all other streams are dropped unread."""
+    """The first audio stream, its codec checked; libav drops the packets of all other streams."""
     if not container.streams.audio:
         raise UnsupportedAudio(f"no audio stream in this {container.format.name} file")
     stream = container.streams.audio[0]
@@ -177,7 +179,7 @@ def audio_stream(container: InputContainer) -> AudioStream:
         name = context.name if context else "unknown"
         raise UnsupportedAudio(f"audio codec {name} is not accepted; convert to WAV or FLAC")
     layout = context.layout
-    if _is_odd(layout):  # what the channels are called does not matter to their mean
+    if _is_odd(layout):  # their mean does not depend on what the channels are called
         context.layout = f"{layout.nb_channels} channels"
     context.options = FLAC_OPTIONS if context.name == "flac" else DECODER_OPTIONS
     context.thread_count = 1  # threads cost more than they give on clips
@@ -187,16 +189,18 @@ def audio_stream(container: InputContainer) -> AudioStream:
     return stream
 
 
-# Before 19, PyAV shares an odd layout's channel map with the codec or frame that it came from, and
-# both free it: a few bytes in a CAF or MOV kill the process. So the codec gets another layout
-# before it frees the old one, and an odd layout that a decoder makes itself is never freed.
+# Before version 19, PyAV shares an odd layout's channel map with the codec or frame that it came
+# from, and both free it: a few bytes in a CAF or MOV file kill the process. Therefore the codec
+# gets another layout before it frees the old one, and an odd layout from a decoder is never freed.
 
 
 def _is_odd(layout: AudioLayout) -> bool:
-    return "(" in layout.name  # listed one by one, as in "2 channels (FR+FL)"
+    """Whether a layout lists its channels one by one, as "2 channels (FR+FL)" does."""
+    return "(" in layout.name
 
 
 def keep_if_odd(layout: AudioLayout) -> None:
+    """Never free this layout, if freeing it would free memory twice."""
     if _OLD_PYAV and _is_odd(layout):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
 
@@ -204,7 +208,7 @@ def keep_if_odd(layout: AudioLayout) -> None:
 def _packets(
     container: InputContainer, stream: AudioStream, meter: Meter
 ) -> Iterator[Packet[AudioStream]]:
-    """Packets to the end of the container, or to where it is broken."""
+    """The packets up to the end of the container, or up to where it is broken."""
     try:
         yield from container.demux(stream)
     except LIBAV_ERRORS as error:
@@ -212,7 +216,7 @@ def _packets(
 
 
 def frames(container: InputContainer, stream: AudioStream, meter: Meter) -> Iterator[AudioFrame]:
-    """Decoded frames with at least one sample, each already charged to the meter."""
+    """Decoded frames with at least one sample; the meter has counted each before it is given."""
     for packet in _packets(container, stream, meter):
         meter.check_clock()
         try:

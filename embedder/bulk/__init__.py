@@ -1,1 +1,1 @@
-"""Many files to one table: found, decoded ahead, embedded, written in parts, resumable."""
+"""Many files to one table: inputs, a job that can be resumed, its finished parts, the table."""

@@ -1,4 +1,4 @@
-"""Which files a command is to work on."""
+"""The files that a command is to work on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from embedder.errors import BadRequest
 
-# What is taken from folders; a file that is named itself may be called anything.
+# Files with these suffixes are taken from folders; a file that is named itself may have any name.
 AUDIO_SUFFIXES: Final = (
     *(".wav", ".wave", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac"),
     *(".mp2", ".mp3", ".aac", ".ac3", ".eac3", ".amr", ".ogg", ".oga", ".opus", ".spx"),
@@ -23,29 +23,30 @@ _URL: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """By which a file is known to be unchanged; None of a file that is not there."""
+    """Size and time of change, which show whether a file has changed; None if it is not there."""
 
     bytes: int | None
     modified: float | None  # seconds since 1970
 
     @classmethod
     def of(cls, path: str) -> Stamp:
-        """The file's stamp as it is now."""
+        """The stamp of a file as it is now."""
         try:
-            about = Path(path).stat()
+            status = Path(path).stat()
         except (OSError, ValueError):
             return cls(None, None)
-        return cls(about.st_size, about.st_mtime)
+        return cls(status.st_size, status.st_mtime)
 
 
 def find_audio(
     arguments: Iterable[str], listed: Iterable[str] = (), skipped: list[str] | None = None
 ) -> list[str]:
-    """Files named by files, folders (searched whole), glob patterns, and "-" for those `listed`.
+    """The paths that the arguments name, each once and in the order named.
 
-    Each once, in the order named; those of a folder or pattern sorted. A name of nothing stays
-    in the list, and fails when its turn comes. Files that folders hold without an audio suffix
-    are left out, and added to `skipped`.
+    An argument is a file, a folder, which is searched with all folders in it, a glob pattern, or
+    "-", which stands for all names in `listed`. The files of a folder or pattern are sorted. A name
+    of nothing stays in the list, and fails when its turn comes. Files in folders that have no audio
+    suffix are left out, and added to `skipped`.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def find_audio(
 
 
 def printable(path: str) -> str:
-    """A path as tables hold it: bytes of a name that are not UTF-8 are escaped."""
+    """A path as tables hold it; bytes of a name that are not UTF-8 are escaped."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -75,7 +76,7 @@ def _expand(name: str, skipped: list[str]) -> Iterable[str]:
 
 
 def _audio_below(folder: Path, skipped: list[str]) -> list[Path]:
-    """Files with an audio suffix; the others that are not hidden are added to `skipped`."""
+    """Files with an audio suffix, sorted; others that are not hidden are added to `skipped`."""
     files = sorted(
         path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file()
     )

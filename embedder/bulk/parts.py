@@ -1,11 +1,11 @@
-"""The finished parts of a bulk job, on disk until the job is done.
+"""The finished parts of a bulk job, which lie on disk until the job is done.
 
-    OUTPUT.parts/about.json         what the job computes; written last when it begins
-    OUTPUT.parts/00000000.parquet   rows of some files, all those of a file in one part
-    OUTPUT.parts/unfinished         whatever is being written
-    OUTPUT.parts/lock               held by the one process at work
+    OUTPUT.parts/about.json         what the job computes; written last when a job begins
+    OUTPUT.parts/00000000.parquet   the rows of some files; all rows of a file are in one part
+    OUTPUT.parts/unfinished         the file that is being written
+    OUTPUT.parts/lock               locked by the process that runs the job
 
-Everything is written as `unfinished` and then renamed, so what has its own name is whole.
+Every file is written as `unfinished` and then renamed, so that a file with another name is whole.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if sys.platform != "win32":
 Existing = Literal["refuse", "resume", "overwrite"]
 
 _ABOUT: Final = "about.json"
-# Options that decide what must not change; what `about` says is not always what they say.
+# Entries of `about`, and the options that decide them where the names do not tell.
 _CHOSEN_BY: Final = {"engine": "--runtime and --device", "weights_sha256": "--weights"}
 
 
 def parts_folder(output: Path) -> Path:
-    """Where the parts of an unfinished output lie."""
+    """The folder for the parts of an output."""
     return output.with_name(f"{output.name}.parts")
 
 
 def check_output(output: Path, existing: Existing) -> None:
-    """Refuse an output that cannot be written, or is there already."""
+    """Raise BadRequest if the output cannot be written, or is there and `existing` forbids it."""
     if output.suffix.lower() not in WRITERS:
         raise BadRequest(f"cannot write {str(output)!r}; name a file in {', '.join(WRITERS)}")
     if output.is_dir() or not output.parent.is_dir():
@@ -59,7 +59,7 @@ def check_output(output: Path, existing: Existing) -> None:
 
 
 class OpenPart:
-    """A part being written: there from `close` on, gone without a trace after `discard`."""
+    """A part that is being written; `close` makes it one of the job's, `discard` removes it."""
 
     def __init__(self, target: Path, unfinished: Path, schema: pa.Schema) -> None:
         self._target = target
@@ -77,16 +77,22 @@ class OpenPart:
         _move(self._unfinished, self._target)
 
     def discard(self) -> None:
-        """Forget the rows written; after `close`, nothing."""
+        """Remove what was written; after `close` this does nothing."""
         if self._writer.is_open:
             self._writer.close()
             self._unfinished.unlink()
 
 
 class Parts:
-    """The finished rows of a job.
+    """The finished rows of a job, locked for this process until `close`.
 
-    `done` has each finished file, with its error if it failed; `stamps` has what it was like.
+    `done` maps each finished file to its error, or to None if it did not fail; `stamps` has the
+    stamp that each of them had.
+
+    Raises
+    ------
+    BadRequest : the output cannot be written, is there already, or was begun with other options;
+        or another process is writing it.
     """
 
     def __init__(self, output: Path, rows: RowFormat, existing: Existing = "refuse") -> None:
@@ -111,37 +117,37 @@ class Parts:
             raise
 
     def new(self) -> OpenPart:
-        """The next part; one at a time."""
+        """Begin the next part; the one before must be closed or discarded."""
         last = max((int(path.stem) for path in self._files()), default=-1)
         target = self._folder / f"{last + 1:08d}.parquet"
         return OpenPart(target, self._unfinished, self.format.schema)
 
     def forget(self, names: Collection[str]) -> None:
-        """Drop the rows of these files, which have changed."""
+        """Remove the rows of these files from all parts."""
         for name in names:
             del self.done[name], self.stamps[name]
         for path in self._files() if names else ():
             schema = pq.read_schema(path)
-            kept = OpenPart(path, self._unfinished, schema)
+            rewritten = OpenPart(path, self._unfinished, schema)
             changed = False
             for table in batches([path]):
                 others = table.filter(pc.invert(pc.is_in(table["path"], pa.array(list(names)))))
                 changed = changed or len(others) < len(table)
-                kept.write([others])
+                rewritten.write([others])
             if changed:
-                kept.close()
+                rewritten.close()
             else:
-                kept.discard()
+                rewritten.discard()
 
     def finish(self) -> None:
-        """Make the output of all parts, and remove them."""
+        """Write the output from all parts; `close` then removes them."""
         write = WRITERS[self._output.suffix.lower()]
         write(self._unfinished, self.format.schema, self._files())
         _move(self._unfinished, self._output)
-        self._about.unlink()  # from here on there is no job to continue
+        self._about.unlink()  # from now on there is no job to continue
 
     def close(self) -> None:
-        """Let others at the job; one that is begun and not finished stays."""
+        """Unlock the job; its parts stay on disk unless it is finished."""
         if not self._about.exists():
             shutil.rmtree(self._folder)
         self._lock.close()
@@ -176,7 +182,7 @@ class Parts:
 
 
 def _locked(path: Path, output: Path) -> BinaryIO:
-    """The lock file, held until it is closed or the process ends, however it ends."""
+    """The lock file; it stays locked until it is closed or the process ends in any way."""
     file = path.open("wb")
     if sys.platform != "win32":
         try:
@@ -188,7 +194,7 @@ def _locked(path: Path, output: Path) -> BinaryIO:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename once the content is on the disk."""
+    """Rename a file after its content has reached the disk."""
     with source.open("rb+") as file:
         os.fsync(file.fileno())
     source.replace(target)

@@ -1,9 +1,9 @@
-"""Rows of a bulk job as Parquet, npz, JSON lines or CSV, in memory that does not grow.
+"""The rows of a bulk job as Parquet, npz, JSON lines or CSV, in memory that does not grow.
 
-A row is a clip (path, seconds, embedding) or, with timestamps, a moment of one (path, ms,
-embedding). Each has the file's size and time of change, by which a job that goes on knows it
-again. A file that failed is one row with its error and no embedding; a `note` says what is missing
-of a file that did not fail, in its last row.
+A row is a clip (path, seconds, embedding) or, with timestamps, a moment of a clip (path, ms,
+embedding). Each row also has the file's size and time of change, which tell a resumed job whether
+the file has changed since. A file that failed is one row with its error and no embedding. If
+something is missing of a file that did not fail, a `note` in its last row says so.
 
 A table on disk is a list of Parquet parts until `WRITERS` make one file of them.
 """
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from embedder.bulk.inputs import Stamp
 
 METADATA_KEY: Final = b"embedder"
-# Reading and writing a group takes ten times this, for levels and pages.
+# Reading or writing a row group takes ten times this memory, for levels and pages.
 ROW_GROUP_BYTES: Final = 8 << 20
 _READ_ROWS: Final = 1024
 _NUMBERS: Final = {pa.float64(): np.dtype("<f8"), pa.int64(): np.dtype("<i8")}
@@ -36,15 +36,15 @@ _NUMBERS: Final = {pa.float64(): np.dtype("<f8"), pa.int64(): np.dtype("<i8")}
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """The columns of a job; `about` is all that decides its numbers."""
+    """The columns of a job's table; `about` is all that decides its numbers."""
 
     about: Mapping[str, Any]
-    size: int  # of an embedding
+    size: int  # values of an embedding
     timestamps: bool
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns, and `about` as JSON under METADATA_KEY."""
+        """The columns, and `about` as JSON under METADATA_KEY."""
         where = ("ms", pa.float64()) if self.timestamps else ("seconds", pa.float64())
         vector = ("embedding", pa.list_(pa.float32(), self.size))
         about = [("error", pa.string()), ("note", pa.string())]
@@ -59,7 +59,7 @@ class RowFormat:
         where: NDArray[np.float64],
         vectors: NDArray[np.float32],
     ) -> pa.Table:
-        """Rows of one file: seconds or ms [n], vectors [n, size]."""
+        """The rows of one file: `where` is seconds or milliseconds [n], `vectors` are [n, size]."""
         n = len(where)
         values = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
         columns = [
@@ -74,7 +74,7 @@ class RowFormat:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def failure(self, path: str, stamp: Stamp, error: str) -> pa.Table:
-        """The one row of a file that failed."""
+        """The row of a file that failed."""
         row = {"path": path, "error": error, **asdict(stamp)}
         return pa.Table.from_pylist([row], schema=self.schema)
 
@@ -86,7 +86,7 @@ def noted(rows: pa.Table, note: str | None) -> pa.Table:
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
-    """What a Parquet file says of its embeddings; None for a file that is not ours."""
+    """The `about` of a Parquet file; None for a file that we did not write."""
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowInvalid):
@@ -96,20 +96,22 @@ def read_about(path: Path) -> dict[str, Any] | None:
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Of parts and of the result: embeddings hardly repeat, paths of moments do."""
+    """A writer for parts and for tables."""
+    # Paths and errors repeat, so that a dictionary pays; embeddings hardly do.
     return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["path", "error"])
 
 
 def batches(parts: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of all parts, some at a time."""
+    """The rows of all parts, at most _READ_ROWS at a time."""
     for part in parts:
-        with pq.ParquetFile(part, pre_buffer=False) as file:  # which would hold it whole
+        # pre_buffer=True would read the whole file.
+        with pq.ParquetFile(part, pre_buffer=False) as file:
             for batch in file.iter_batches(_READ_ROWS, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 
 def write_parquet(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
-    """Row groups of about ROW_GROUP_BYTES."""
+    """Write a Parquet file, in row groups of about ROW_GROUP_BYTES."""
     with parquet_writer(target, schema) as writer:
         held: list[pa.Table] = []
         size = 0
@@ -124,7 +126,7 @@ def write_parquet(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> Non
 
 
 def write_jsonl(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
-    """An object a row; what a row does not have is null."""
+    """Write one JSON object a line, for each row; missing values are null."""
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     with target.open("wb") as file:
         for table in batches(parts):
@@ -136,7 +138,7 @@ def write_jsonl(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
 
 
 def write_csv(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
-    """A column a value: path, seconds or ms, error, ..., e0, e1, ...; empty for nothing."""
+    """Write path, seconds or ms, error, ..., then each value as e0, e1, ...; missing is empty."""
     plain = [field for field in schema if field.name != "embedding"]
     size = schema.field("embedding").type.list_size
     numbers = [pa.field(f"e{index}", pa.float32()) for index in range(size)]
@@ -153,9 +155,9 @@ def write_csv(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
 
 
 def write_npz(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
-    """An array a column, all of equal length; NaN, -1 or "" where there is nothing.
+    """Write an array for each column, all of one length; missing values are NaN, -1 or "".
 
-    `about` holds the schema's metadata as JSON.
+    The array "about" holds the schema's metadata as JSON.
     """
     n_rows = sum(pq.read_metadata(part).num_rows for part in parts)
     with zipfile.ZipFile(target, "w") as archive:
@@ -177,7 +179,7 @@ WRITERS: Final[Mapping[str, Callable[[Path, pa.Schema, Sequence[Path]], None]]] 
 
 
 def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """Embeddings [n, size]; rows of NaN where there is none."""
+    """Embeddings [n, size]; a missing one is a row of NaN."""
     size = column.type.list_size
     dense = np.full((len(column), size), np.nan, np.float32)
     valid = column.is_valid().to_numpy()
@@ -188,7 +190,7 @@ def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
 def _array_type(
     name: str, schema: pa.Schema, parts: Sequence[Path]
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """The numpy type of a column, and the shape of one row of it."""
+    """The numpy type of a column, and the shape of its value in one row."""
     kind = schema.field(name).type
     if pa.types.is_fixed_size_list(kind):
         return np.dtype("<f4"), (kind.list_size,)
@@ -200,6 +202,7 @@ def _array_type(
 
 
 def _dense(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A column as one array, with NaN, -1 or "" for missing values."""
     if dtype.kind == "U":
         return np.array(["" if text is None else text for text in column.to_pylist()], dtype)
     if pa.types.is_fixed_size_list(column.type):

@@ -2,7 +2,8 @@
 
 The post-processing of arXiv 2503.11373 (section III-B), for audio that comes piece by piece.
 
-Axes: T frames, N labels. Frame t covers the 40 ms from t x 40 ms on.
+Axes: T frames of the clip, t frames of one piece, N labels. Frame i covers the 40 ms that begin at
+i x 40 ms.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from numpy.typing import NDArray
 from embedder.defaults import FRAME_MS, MEDIAN, THRESHOLD
 from embedder.errors import BadRequest
 
-Frames: TypeAlias = NDArray[np.float32]  # T N
+Frames: TypeAlias = NDArray[np.float32]  # probabilities, t N
 Threshold: TypeAlias = float | Sequence[float] | Mapping[str, float]
 
-_COMPARED_AT_ONCE: Final = 1 << 22  # 16 MiB
+_COMPARED_AT_ONCE: Final = 1 << 22  # values, which take 16 MiB
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A sound from onset to offset, in seconds of the clip.
+    """A sound with its onset and offset, in seconds from the clip's beginning.
 
-    `score` is its highest probability after the median filter.
+    `score` is the label's highest probability in it, after the median filter.
     """
 
     label: str
@@ -39,11 +40,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventRules:
-    """What makes an event: `thresholds` [N], `median` frames, milliseconds to keep or to join."""
+    """What counts as an event; `of` makes rules and explains them."""
 
     labels: tuple[str, ...]
-    thresholds: NDArray[np.float64]
-    median: int = MEDIAN
+    thresholds: NDArray[np.float64]  # N; infinite for labels that are not looked for
+    median: int = MEDIAN  # frames
     min_duration_ms: float = 0.0
     merge_gap_ms: float = 0.0
 
@@ -56,15 +57,20 @@ class EventRules:
         min_duration_ms: float = 0.0,
         merge_gap_ms: float = 0.0,
     ) -> EventRules:
-        """The rules for these labels; BadRequest where they make no sense.
+        """The rules for these labels.
 
         Parameters
         ----------
-        threshold : a frame is active from this probability on: one for all labels, one a label in
-            their order, or by label; labels that a mapping does not name are not looked for.
-        median : width of the filter in frames of 40 ms, odd; 1 filters nothing.
-        min_duration_ms : shorter events are left out, after joining.
-        merge_gap_ms : events of one label that are no further apart are one.
+        threshold : a label is active in frames with this probability or more, above 0 and up to 1.
+            Give one number for all labels, a number for each in their order, or a mapping by label;
+            labels that a mapping does not name are not looked for.
+        median : width of the filter in frames of 40 ms, odd, 1 to 999; 1 filters nothing.
+        min_duration_ms : events that are shorter, after joining, are left out.
+        merge_gap_ms : events of one label with a gap of at most this are joined.
+
+        Raises
+        ------
+        BadRequest : a value is out of its range, or a label is none of `labels`.
         """
         if not (1 <= median <= 999 and median % 2):
             raise BadRequest(f"median is {median!r} frames; choose an odd number from 1 to 999")
@@ -76,11 +82,11 @@ class EventRules:
 
 
 class MedianFilter:
-    """Median over `width` frames [t, N] that come in pieces; mirrored at the clip's ends.
+    """The median over `width` frames, for a clip [T, N] that comes in pieces [t, N].
 
-    All pieces together give what the whole would: as many frames as came in. With a `floor` [N],
-    only medians that reach it are computed, and 0 stands for all others. `compared` counts the
-    values that went into medians: what the filter costs.
+    The clip is mirrored at its ends, so that as many frames come out as went in, the same whatever
+    the pieces. With a `floor` [N], only medians that reach it are computed, and all others are 0.
+    `compared` counts the values that medians were computed from: it measures the filter's cost.
     """
 
     def __init__(self, width: int, floor: NDArray[np.float64] | None = None) -> None:
@@ -92,7 +98,10 @@ class MedianFilter:
         self._begun = False
 
     def push(self, frames: Frames) -> Frames:
-        """The filtered frames that are certain by now: `width // 2` less than came in."""
+        """Add frames; the filtered frames that no later frame can change, not given before.
+
+        All calls together have given `width // 2` frames less than were added.
+        """
         held = frames if self._held is None else np.concatenate([self._held, frames])
         if not self._begun and len(held) > self._half:
             held = np.concatenate([held[: self._half][::-1], held])
@@ -100,7 +109,7 @@ class MedianFilter:
         return self._filter(held) if self._begun else self._wait(held)
 
     def finish(self) -> Frames:
-        """The rest."""
+        """The last filtered frames, when all frames were added."""
         assert self._held is not None
         held = self._held
         before = 0 if self._begun else self._half
@@ -131,7 +140,7 @@ class MedianFilter:
         return medians
 
     def _reached(self, held: Frames, floor: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which medians [t, N] reach the floor: those of windows most of whose values do."""
+        """Whether each median [t, N] reaches the floor: most values of its window must do so."""
         count = np.zeros((len(held) + 1, held.shape[1]), np.int32)
         np.cumsum(held >= floor, axis=0, out=count[1:])
         reached: NDArray[np.bool_] = count[self._width :] - count[: -self._width] > self._half
@@ -140,7 +149,7 @@ class MedianFilter:
 
 @dataclass(slots=True)
 class _Run:
-    """Frames `start` to `end`, the end not included, that are one event so far."""
+    """Frames from `start` up to, but without, `end` that are one event so far."""
 
     start: int
     end: int
@@ -148,36 +157,36 @@ class _Run:
 
 
 class EventFinder:
-    """Finds the events of one clip in frame probabilities [t, N] that come in pieces."""
+    """Finds the events of one clip, whose frame probabilities come in pieces [t, N]."""
 
     def __init__(self, rules: EventRules) -> None:
         self._rules = rules
         self._median = MedianFilter(rules.median, rules.thresholds)
-        self._open: dict[int, _Run] = {}  # by class: may still grow
+        self._open: dict[int, _Run] = {}  # by label's index: runs that may still grow
         self._seen = 0
 
     @property
     def compared(self) -> int:
-        """Values that went into medians by now: what the events cost."""
+        """How many values medians were computed from so far: it measures the cost."""
         return self._median.compared
 
     def push(self, frames: Frames) -> list[Event]:
-        """The events that are over by now, by onset."""
+        """Add frames; the events that have ended since the last call, by onset."""
         return self._find(self._median.push(frames))
 
     def finish(self, seconds: float) -> list[Event]:
-        """The rest, by onset, for a clip of this length."""
-        found = self._find(self._median.finish())
-        found += [self._event(index, run) for index, run in self._open.items() if self._long(run)]
+        """The last events, by onset, when all frames of a clip of this length were added."""
+        events = self._find(self._median.finish())
+        events += [self._event(index, run) for index, run in self._open.items() if self._long(run)]
         self._open = {}
         cut = (
             Event(event.label, event.onset_s, min(event.offset_s, seconds), event.score)
-            for event in found
+            for event in events
         )
         return in_order(cut)
 
     def _find(self, frames: Frames) -> list[Event]:
-        over: list[tuple[int, _Run]] = []
+        ended: list[tuple[int, _Run]] = []
         gap = self._rules.merge_gap_ms / FRAME_MS
         for index, run in _runs(frames, self._rules.thresholds):
             run.start, run.end = run.start + self._seen, run.end + self._seen
@@ -186,13 +195,13 @@ class EventFinder:
                 before.end, before.peak = run.end, max(before.peak, run.peak)
                 continue
             if before is not None:
-                over.append((index, before))
+                ended.append((index, before))
             self._open[index] = run
         self._seen += len(frames)
-        # A later event begins at `_seen` or after.
-        ended = [i for i, run in self._open.items() if self._seen - run.end > gap]
-        over += [(index, self._open.pop(index)) for index in ended]
-        return in_order(self._event(index, run) for index, run in over if self._long(run))
+        # A later run begins at `_seen` or after, too late to be joined with these.
+        closed = [index for index, run in self._open.items() if self._seen - run.end > gap]
+        ended += [(index, self._open.pop(index)) for index in closed]
+        return in_order(self._event(index, run) for index, run in ended if self._long(run))
 
     def _long(self, run: _Run) -> bool:
         return (run.end - run.start) * FRAME_MS >= self._rules.min_duration_ms
@@ -203,22 +212,22 @@ class EventFinder:
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:
-    """By onset; those that begin together by offset, then by label."""
+    """Events sorted by onset, then by offset, then by label."""
     return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
 
 
 def _runs(frames: Frames, thresholds: NDArray[np.float64]) -> Iterator[tuple[int, _Run]]:
-    """Class and run of active frames [t, N], for each class in the order of time."""
+    """The runs of active frames in [t, N], with their label's index; a label's in order of time."""
     if not len(frames):
         return
-    found = np.flatnonzero((frames >= thresholds).any(0))
-    active = np.zeros((len(frames) + 2, len(found)), np.int8)
-    active[1:-1] = frames[:, found] >= thresholds[found]
+    labels = np.flatnonzero((frames >= thresholds).any(0))  # those with an active frame
+    active = np.zeros((len(frames) + 2, len(labels)), np.int8)
+    active[1:-1] = frames[:, labels] >= thresholds[labels]
     edges = np.diff(active, axis=0).T  # N t+1
     columns, starts = np.nonzero(edges == 1)
     _, ends = np.nonzero(edges == -1)
     for index, start, end in zip(
-        found[columns].tolist(), starts.tolist(), ends.tolist(), strict=True
+        labels[columns].tolist(), starts.tolist(), ends.tolist(), strict=True
     ):
         yield index, _Run(start, end, float(frames[start:end, index].max()))
 

@@ -2,11 +2,11 @@
 
     csv        path, onset, offset, label, score, error; a file that failed is a row with its error
     json       a list of {path, seconds, events, error, note}
-    audacity   onset, offset, label; one recording a file
-    raven      a selection table; of several recordings as Raven opens them in sequence
+    audacity   onset, offset, label; a document holds one recording
+    raven      a selection table; several recordings count as one sequence, as Raven opens them
     rttm       NIST's SPEAKER lines; white space in names becomes "_"
 
-Times are seconds of the recording, to the millisecond.
+Times are seconds of the recording, to the millisecond (Audacity: to the microsecond).
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What was found in one file, or why nothing could be."""
+    """The events of one file, or the error that it failed with."""
 
     path: str
-    seconds: float
+    seconds: float  # its length
     events: Sequence[Event]
     error: str | None = None
     note: str | None = None  # what is missing of a file that did not fail
 
 
 class Format(ABC):
-    """Text of one document: `head`, a part for every recording, `tail`."""
+    """One document as text: `head`, then a part for every recording, then `tail`."""
 
     suffix: ClassVar[str]
     head: ClassVar[str] = ""
     tail: ClassVar[str] = ""
-    several: ClassVar[bool] = True  # whether a document tells recordings apart
+    several: ClassVar[bool] = True  # whether one document can hold several recordings
 
     @abstractmethod
     def part(self, recording: Recording) -> str:
-        """The text of the next recording."""
+        """The text of the next recording; call it once for each, in their order."""
 
 
 class Csv(Format):
-    """A row an event."""
+    """A table with a row for each event."""
 
     suffix = ".csv"
     head = "path,onset,offset,label,score,error\n"
 
     def part(self, recording: Recording) -> str:
-        """Rows, quoted where they must be."""
+        """A row for each event, or one for the error; fields are quoted where they must be."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for event in recording.events:
@@ -70,7 +70,7 @@ class Csv(Format):
 
 
 class Json(Format):
-    """One list of objects."""
+    """One list with an object for each recording."""
 
     suffix = ".json"
     head = "["
@@ -80,7 +80,7 @@ class Json(Format):
         self._separator = "\n"
 
     def part(self, recording: Recording) -> str:
-        """One object on a line of its own."""
+        """The recording's object, on a line of its own."""
         document = {
             "path": recording.path,
             "seconds": round(recording.seconds, 3),
@@ -100,7 +100,7 @@ class Audacity(Format):
     several = False
 
     def part(self, recording: Recording) -> str:
-        """Onset, offset, label, separated by tabs."""
+        """A line for each event: onset, offset and label, separated by tabs."""
         return "".join(
             f"{event.onset_s:.6f}\t{event.offset_s:.6f}\t{_one_line(event.label)}\n"
             for event in recording.events
@@ -108,7 +108,7 @@ class Audacity(Format):
 
 
 class Raven(Format):
-    """A selection table; "File Offset (s)" counts from the beginning of "Begin Path"."""
+    """A selection table; "File Offset (s)" counts from the beginning of the file "Begin Path"."""
 
     suffix = ".selections.txt"
     head = (
@@ -122,7 +122,7 @@ class Raven(Format):
         self._before = 0.0  # seconds of the recordings before this one
 
     def part(self, recording: Recording) -> str:
-        """A row an event, numbered through the document."""
+        """A row for each event; numbers and times go on from the recording before."""
         rows = []
         for number, event in enumerate(recording.events, self._selections + 1):
             begin, end = self._before + event.onset_s, self._before + event.offset_s
@@ -142,7 +142,7 @@ class Rttm(Format):
     suffix = ".rttm"
 
     def part(self, recording: Recording) -> str:
-        """A SPEAKER line an event, its label as the speaker's name."""
+        """A SPEAKER line for each event; its label is the speaker's name."""
         name = _one_word(str(PurePath(recording.path).with_suffix("")))
         return "".join(
             f"SPEAKER {name} 1 {_seconds(event.onset_s)} "
@@ -158,29 +158,34 @@ FORMATS: Final[Mapping[str, type[Format]]] = MappingProxyType(
 
 
 def make_format(name: str, band_hz: tuple[float, float] = (0.0, 0.0)) -> Format:
-    """A new document of this format; `band_hz` is what the model hears, for Raven's boxes."""
+    """A new document; `band_hz`, the model's lowest and highest frequency, bounds Raven's boxes."""
     kind = FORMATS[check_format(name)]
     return Raven(band_hz) if kind is Raven else kind()
 
 
 def check_format(name: str) -> str:
-    """The name of a format, or BadRequest."""
+    """The name itself; BadRequest unless it names a format."""
     if name not in FORMATS:
         raise BadRequest(f"no format {name!r}; choose one of {', '.join(FORMATS)}")
     return name
 
 
 def format_of(output: Path) -> str:
-    """The name of the format that a file's name asks for: that of the longest suffix."""
-    fits = [name for name, kind in FORMATS.items() if output.name.lower().endswith(kind.suffix)]
-    if not fits:
+    """The name of the format that a file's suffix asks for; the longest suffix counts.
+
+    Raises
+    ------
+    BadRequest : no format has this suffix.
+    """
+    matches = [name for name, kind in FORMATS.items() if output.name.lower().endswith(kind.suffix)]
+    if not matches:
         suffixes = ", ".join(kind.suffix for kind in FORMATS.values())
         raise BadRequest(f"cannot write {str(output)!r}; name a file in {suffixes}, or --format")
-    return max(fits, key=lambda name: len(FORMATS[name].suffix))
+    return max(matches, key=lambda name: len(FORMATS[name].suffix))
 
 
 def as_json(event: Event) -> dict[str, str | float]:
-    """An event as JSON says it, here and in the service's answers."""
+    """An event as an object of JSON, here and in the service's answers; values to a thousandth."""
     return {
         "label": event.label,
         "onset": round(event.onset_s, 3),

@@ -1,6 +1,7 @@
-"""From chunks of 10 s to the frames of a clip, and which models tell frames apart.
+"""From chunks of 10 s to the frames of a clip and its events, and which models find events.
 
-Axes: B clips, n chunks, t frames of one chunk, T frames of the clip, N labels.
+Axes: B clips, s samples of a block, n chunks, t frames of one chunk, T frames of the clip,
+N labels. A frame covers 40 ms.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class FrameProbabilities:
-    """Probability of every label in every frame.
+    """The probability of every label in every frame; it unpacks as a pair.
 
-    `values` [B, T, N] and the centres of the frames, `ms` [B, T], in milliseconds (float64).
-    Unpacks as a pair.
+    `values` are float32 [B, T, N] in [0, 1]; `ms` are the centres of the frames in milliseconds,
+    float64 [B, T].
     """
 
     values: Tensor
@@ -36,7 +37,7 @@ class FrameProbabilities:
 
 
 class Clock(Iterator[Tensor]):
-    """Blocks [B, s] as they come, and how long they have been."""
+    """Passes blocks [B, s] on as they come, and measures the clips' length so far."""
 
     def __init__(self, blocks: Iterable[Tensor], sample_rate: int) -> None:
         self._blocks = iter(blocks)
@@ -50,17 +51,20 @@ class Clock(Iterator[Tensor]):
 
     @property
     def seconds(self) -> float:
-        """Length of a clip so far."""
+        """Length of each clip so far."""
         return self.samples / self._sample_rate
 
     @property
     def frames(self) -> int:
-        """Frames of a clip so far."""
+        """Frames of each clip so far."""
         return n_frames(self.samples, self._sample_rate)
 
 
 def joined(chunks: Iterable[Tensor], clock: Clock) -> Iterator[FrameProbabilities]:
-    """Chunks [B, n, t, N] of what the clock reads, without the frames after the clip's end."""
+    """Probabilities of chunks [B, n, t, N] -> those of frames, without frames after the clips' end.
+
+    The chunks are those of the blocks that the clock passes on.
+    """
     first = 0
     for chunk in chunks:
         values = chunk.flatten(1, 2)[:, : clock.frames - first]  # B n t N -> B T N
@@ -72,42 +76,42 @@ def joined(chunks: Iterable[Tensor], clock: Clock) -> Iterator[FrameProbabilitie
 def find_events(
     pieces: Iterable[FrameProbabilities], rules: EventRules, clock: Clock
 ) -> list[list[Event]]:
-    """The events of each clip, by onset, from frames of what the clock reads."""
+    """The events of each clip, by onset, in the frames of the blocks that the clock passes on."""
     finders: list[EventFinder] = []
-    found: list[list[Event]] = []
+    by_clip: list[list[Event]] = []
     for values, _ in pieces:
         finders = finders or [EventFinder(rules) for _ in values]
-        found = found or [[] for _ in values]
-        for finder, events, frames in zip(finders, found, values.cpu().numpy(), strict=True):
+        by_clip = by_clip or [[] for _ in values]
+        for finder, events, frames in zip(finders, by_clip, values.cpu().numpy(), strict=True):
             events += finder.push(frames)
-    for finder, events in zip(finders, found, strict=True):
+    for finder, events in zip(finders, by_clip, strict=True):
         events += finder.finish(clock.seconds)
-    return [in_order(events) for events in found]
+    return [in_order(events) for events in by_clip]
 
 
 def n_frames(samples: int, sample_rate: int) -> int:
-    """Frames that a clip of so many samples touches."""
+    """How many frames a clip of this many samples has; the last may be cut short."""
     return -(-samples * 1000 // (FRAME_MS * sample_rate))
 
 
 def frame_ms(count: int, first: int = 0) -> NDArray[np.float64]:
-    """Milliseconds of the centres of `count` frames."""
+    """The centres of `count` frames, from frame number `first` on, in milliseconds [count]."""
     return (np.arange(first, first + count, dtype=np.float64) + 0.5) * FRAME_MS
 
 
 def check_detects(name: str, spec: ModelSpec) -> None:
-    """BadRequest unless this model's labels are told of frames; a probe's are not."""
+    """Raise BadRequest unless this model finds events, as `detects` says."""
     if not detects(spec):
         raise BadRequest(f"{name} finds no events; choose one of {', '.join(detectors())}")
 
 
 def detects(spec: ModelSpec) -> bool:
-    """Whether a model's labels are told of frames."""
+    """Whether a model finds events: it has frame-wise heads, and its labels are not a probe's."""
     return isinstance(spec.network, FrameMNConfig) and not spec.probed
 
 
 def detectors() -> list[str]:
-    """The published models of sound events."""
+    """The names of the published models that find the events of AudioSet Strong."""
     return [
         name
         for name, spec in MODELS.items()

@@ -1,6 +1,6 @@
-"""Attention over time: TF, ATT and HYBRID (arXiv 2503.11373, II-B).
+"""Attention over time: layers of TF, ATT and HYBRID (arXiv 2503.11373, II-B).
 
-Axes: B batch, T frames, D model dimension, H heads, E values a head.
+Axes: B batch, T frames, D model dimension, H heads, E values a head, d size of any last axis.
 Attribute names are the published file format and must not change.
 """
 
@@ -17,17 +17,17 @@ from torch.nn import functional
 from embedder.networks.blocks import Constants
 from embedder.networks.recurrence import BiMinGRU
 
-FEED_FORWARD: Final = 4  # times the model dimension
+FEED_FORWARD: Final = 4  # width of feed-forward layers, in model dimensions
 ROTARY_BASE: Final = 10_000.0
 
 
 def n_heads(dim: int) -> int:
-    """Heads of attention at a model dimension."""
+    """How many heads attention has at a model dimension."""
     return 8 if dim >= 128 else 4
 
 
 class RMSNorm(nn.Module):
-    """x / ||x|| sqrt(d) gamma."""
+    """Root mean square norm: x / ||x|| sqrt(d) gamma (arXiv 1910.07467)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
 
 
 class RotaryPositions(Constants):
-    """Turns pairs of neighbouring values by an angle that grows with time (arXiv 2104.09864)."""
+    """Rotates pairs of neighbouring values by angles that grow with time (arXiv 2104.09864)."""
 
     freqs: Tensor
 
@@ -56,8 +56,8 @@ class RotaryPositions(Constants):
         angles = times[:, None] * self.freqs  # T E/2
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         left, right = x[..., 0::2], x[..., 1::2]
-        turned = torch.stack([left * cos - right * sin, right * cos + left * sin], -1)
-        return turned.flatten(-2)
+        rotated = torch.stack([left * cos - right * sin, right * cos + left * sin], -1)
+        return rotated.flatten(-2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -83,7 +83,7 @@ class GatedAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(dim, dim, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D], without the residual."""
+        """[B, T, D] -> [B, T, D]; the caller adds the input."""
         x = self.norm(x)
         query, key, value = (split_heads(part, self.heads) for part in self.to_qkv(x).chunk(3, -1))
         query, key = self.pos_encoding(query), self.pos_encoding(key)
@@ -94,7 +94,7 @@ class GatedAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Norm, widen, GELU, narrow."""
+    """A norm, and a hidden layer of FEED_FORWARD times the width, with GELU."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -104,13 +104,13 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D], without the residual."""
+        """[B, T, D] -> [B, T, D]; the caller adds the input."""
         out: Tensor = self.net(x)
         return out
 
 
 class TransformerLayer(nn.ModuleList):
-    """Attention and feed-forward, each around a residual."""
+    """Attention, then feed-forward; the input of each is added to its output."""
 
     def __init__(self, dim: int) -> None:
         super().__init__([GatedAttention(dim), FeedForward(dim)])
@@ -123,7 +123,7 @@ class TransformerLayer(nn.ModuleList):
 
 
 class HybridMixer(nn.Module):
-    """minGRU and self-attention side by side, each head normalised, averaged (after Hymba)."""
+    """The mean of minGRU and self-attention, each head normalised (Hymba, arXiv 2411.13676)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class HybridMixer(nn.Module):
         self.to_out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D], without the residual."""
+        """[B, T, D] -> [B, T, D]; the caller adds the input."""
         query, key, value = (split_heads(part, self.heads) for part in self.to_qkv(x).chunk(3, -1))
         attended = functional.scaled_dot_product_attention(query, key, value)  # B H T E
         remembered = split_heads(self.rnn(x), self.heads)
@@ -145,7 +145,7 @@ class HybridMixer(nn.Module):
 
 
 class HybridLayer(nn.ModuleList):
-    """Mixer and feed-forward, each after a norm and around a residual."""
+    """Mixer, then feed-forward, each after a norm; the input of each is added to its output."""
 
     def __init__(self, dim: int) -> None:
         wide = FEED_FORWARD * dim
@@ -161,7 +161,7 @@ class HybridLayer(nn.ModuleList):
 
 
 class NormedStack(nn.Module):
-    """Layers of one kind, and a last norm."""
+    """Layers of one kind, one after the other, and a last norm."""
 
     def __init__(self, layer: Callable[[int], nn.Module], dim: int, layers: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """The convolutional blocks that the backbones are built from.
 
-Axes: B batch, C channels, f frequency, t time (after striding).
+Axes: B batch, C channels, O output channels, f frequency, t time.
 Attribute names are the published file format and must not change.
 """
 
@@ -21,7 +21,7 @@ ACTIVATIONS: Final[dict[Activation, Callable[[], nn.Module]]] = {
     "hardswish": partial(nn.Hardswish, inplace=True),
 }
 
-# Eps and momentum of every BatchNorm of the published models.
+# Every BatchNorm of the published models has this eps and momentum.
 batch_norm: Final = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
@@ -33,7 +33,7 @@ def round_channels(channels: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BlockConfig:
-    """One inverted residual block; channel counts already scaled and rounded."""
+    """One inverted residual block; its channel counts are scaled and rounded already."""
 
     kernel: int
     in_channels: int
@@ -46,15 +46,15 @@ class BlockConfig:
 
 
 def tracing() -> bool:
-    """Whether a graph is being recorded, which has to hold for other sizes too."""
+    """Whether torch is recording a graph, which must then hold for inputs of any size."""
     recorded: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return recorded or torch.compiler.is_compiling()
 
 
 class Constants(nn.Module):
-    """A module with buffers that follow from the architecture: never saved, never loaded.
+    """A module with buffers that follow from the architecture; they are not saved or loaded.
 
-    Published files hold some of them; such files load strictly all the same.
+    Some published files contain such buffers. Strict loading skips them there.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Constants(nn.Module):
         self.register_load_state_dict_pre_hook(_leave_out_constants)  # type: ignore[no-untyped-call]
 
     def register_constant(self, name: str, value: Tensor) -> None:
-        """A buffer that is no weight."""
+        """Register a buffer that is no weight and stays out of the state dict."""
         self.register_buffer(name, value, persistent=False)
 
 
@@ -74,7 +74,7 @@ def _leave_out_constants(
 
 
 class ConvNormActivation(nn.Sequential):
-    """Convolution without bias, BatchNorm and, unless `activation` is None, its activation."""
+    """A convolution without bias, its BatchNorm and, unless it is None, an activation."""
 
     def __init__(
         self,
@@ -117,14 +117,17 @@ class _ChannelExcitation(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel attention (Hu et al. 2018) with a sigmoid gate, where MobileNetV3's is hard."""
+    """Channel attention (arXiv 1709.01507) with a sigmoid gate; MobileNetV3 has a hard sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conc_se_layers = nn.ModuleList([_ChannelExcitation(channels)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, C, f, t] -> the gated map, and the bottleneck before its ReLU [B, C/4]."""
+        """[B, C, f, t] -> the gated map [B, C, f, t], and the bottleneck before its ReLU.
+
+        The bottleneck is [B, round_channels(C / 4)].
+        """
         (excitation,) = self.conc_se_layers
         bottleneck, gate = excitation(x.mean((2, 3)))
         return x * gate[:, :, None, None], bottleneck
@@ -152,21 +155,22 @@ class InvertedResidual(nn.Module):
                 activation=c.activation,
             )
         )
-        self.n_spatial = len(layers)  # the layers after these look at one position at a time
+        self.n_spatial = len(layers)  # layers before the excitation and the projection
         if c.se:
             layers.append(SqueezeExcitation(c.expanded))
         layers.append(ConvNormActivation(c.expanded, c.out_channels))
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, C, f, t] -> the block's output, and its SE bottleneck where it has one."""
+        """[B, C, f, t] -> the block's output [B, O, f', t'], and its SE bottleneck or None."""
         y, bottleneck = self._project(self._widen(x))
         return (x + y if self.residual else y), bottleneck
 
     def mean(self, x: Tensor) -> Tensor:
-        """[B, C, f, t] -> the output's mean over f and t [B, O], without its map; not to train.
+        """[B, C, f, t] -> the output's mean over f and t [B, O], without computing the output.
 
-        For each clip, excitation and projection are linear: the mean may be taken before them.
+        Outside training, excitation and projection are linear for each clip, so the mean may be
+        taken before them.
         """
         y, _ = self._project(self._widen(x).mean((2, 3), keepdim=True))
         y = y[:, :, 0, 0]

@@ -1,4 +1,4 @@
-"""What a dynamic block reads off its input (arXiv 2310.15648, section III-C and III-F).
+"""Contexts: what a dynamic block computes from its input (arXiv 2310.15648, III-C and III-F).
 
 Axes: B batch, C expanded channels, I input and O output values, H context size, f frequency,
 t time, n positions of a sequence.
@@ -18,17 +18,18 @@ from embedder.zoo import DyMNConfig
 
 
 def context_size(config: DyMNConfig, expanded: int) -> int:
-    """H = C_exp / r, kept within bounds that scale with the width (section IV-A.3)."""
+    """H = C_exp / r, kept within bounds that grow with the width (section IV-A.3)."""
     low = round_channels(config.min_context * config.width)
     high = round_channels(config.max_context * config.width)
     return min(max(round_channels(expanded // config.reduction), low), high)
 
 
 def per_clip(x: Tensor, weight: Tensor) -> Tensor:
-    """x W, each clip by itself, rounded alike whatever else is in the batch.
+    """The products x W, computed for each clip by itself: [B, n, I], [I, O] -> [B, n, O].
 
-    One product of all rows rounds differently with their number, and what contexts are used
-    for multiplies such differences. [B, n, I], [I, O] -> [B, n, O].
+    One product of all rows would round differently for different numbers of rows, and the
+    layers that use a context enlarge such differences. Where gradients flow and in recorded
+    graphs it is one product all the same.
     """
     learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if learning or tracing():
@@ -37,7 +38,7 @@ def per_clip(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Affine(NamedTuple):
-    """What a BatchNorm does to each channel outside training."""
+    """A BatchNorm outside training: scale x + shift, by channel."""
 
     scale: Tensor  # C
     shift: Tensor  # C
@@ -72,15 +73,15 @@ class ClipWise(nn.Linear):
 
 
 class Context(NamedTuple):
-    """What one block reads off its input."""
+    """What one block computes from its input, for each clip."""
 
     vector: Tensor  # B H
     gate_f: Tensor  # B C f 1, in (0, 1), after the block's stride
-    gate_t: Tensor  # B C 1 t
+    gate_t: Tensor  # B C 1 t, the same for time
 
 
 class ContextGenerator(nn.Module):
-    """Embeds a map's frequency and time profiles (Fig. 2), and makes attention of them (Eq. 7)."""
+    """Embeds a map's frequency and time profiles (Fig. 2) and turns them into gates (Eq. 7)."""
 
     def __init__(self, size: int, block: BlockConfig) -> None:
         super().__init__()
@@ -102,7 +103,7 @@ class ContextGenerator(nn.Module):
         )
 
     def fold_norms(self) -> None:
-        """Give the BatchNorm's work to the layer before it."""
+        """Merge the BatchNorm into the layer before it, for evaluation."""
         assert isinstance(self.joint_norm, nn.BatchNorm2d)
         scale, shift = affine(self.joint_norm)
         self.joint_conv.weight.data = self.joint_conv.weight * scale[:, None, None, None]
@@ -117,7 +118,7 @@ class ContextGenerator(nn.Module):
 
 
 def _halve(sequence: Tensor, stride: int) -> Tensor:
-    """[B, n, H] -> [B, n / stride, H], means of three; padding zeros count."""
+    """[B, n, H] -> [B, ceil(n / stride), H]: means of three; zeros beyond the ends count."""
     if stride == 1:
         return sequence
     return functional.avg_pool1d(sequence.transpose(1, 2), 3, stride, 1).transpose(1, 2)

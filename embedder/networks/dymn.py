@@ -1,6 +1,7 @@
 """DyMN: MN with dynamic inverted residual blocks, at any width (arXiv 2310.15648).
 
-Axes: B batch, M mel bands, F frames, C channels, H context size, f frequency, t time.
+Axes: B batch, M mel bands, F frames, C channels, O output channels, H context size,
+f frequency, t time.
 Attribute names are the published file format: `in_c` the stem, `layers.0`-`14` the blocks
 B1-B15, `out_c` the last 1x1 convolution, `classifier` the head.
 """
@@ -44,19 +45,20 @@ from embedder.networks.mn import (
 )
 from embedder.zoo import DyMNConfig, MNConfig
 
-# On a CPU, a clip runs through a block by itself if its widest map has so many values...
+# On a CPU, clips go through a block one by one if the widest map of a clip has this many values
+# or more.
 ONE_BY_ONE: Final = 2**16
-# ... and otherwise with as many others as make so many values, which caches still hold.
+# Otherwise as many clips go together as have this many values in all: the caches hold them.
 TOGETHER: Final = 2**20
-# On maps of so few positions, K products with fixed matrices cost less than mixing the matrices.
+# Up to this many positions, K products with fixed matrices cost less than mixing the matrices.
 FEW_POSITIONS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class TemperatureSchedule:
-    """Kernel attention's temperature during training: linear, then constant (section IV-A.3).
+    """The temperature of kernel attention in training: linear, then constant (section IV-A.3).
 
-    With `start == end` it is fixed (Table VIII).
+    With `start == end` the temperature is constant (Table VIII).
     """
 
     start: float = 30.0
@@ -64,13 +66,17 @@ class TemperatureSchedule:
     epochs: float = 30.0
 
     def at(self, epoch: float) -> float:
-        """The temperature at so many epochs from the beginning."""
+        """The temperature after `epoch` epochs, which may be a fraction."""
         progress = min(1.0, max(0.0, epoch / self.epochs))
         return self.start + (self.end - self.start) * progress
 
 
 class Dynamics(NamedTuple):
-    """All that a block's context decides, with the batch as first axis."""
+    """All that the clips' contexts decide in one block; the first axis of each is the batch.
+
+    `expand`, `depth` and `project` come from `DynamicConv.dynamics`, `activate` from
+    `DynamicReLU.dynamics`.
+    """
 
     expand: Tensor
     depth: Tensor
@@ -81,7 +87,7 @@ class Dynamics(NamedTuple):
 
 
 class Forms(NamedTuple):
-    """How each of a block's convolutions is carried out."""
+    """How each of a block's convolutions applies its kernels."""
 
     expand: Form
     depth: Form
@@ -89,7 +95,7 @@ class Forms(NamedTuple):
 
 
 class DynamicBlock(nn.Module):
-    """Expand, depthwise, attend, project, all of them dynamic (Fig. 1)."""
+    """A dynamic inverted residual block: expand, depthwise, attend, project (Fig. 1)."""
 
     one_by_one: int = ONE_BY_ONE
 
@@ -117,7 +123,7 @@ class DynamicBlock(nn.Module):
         self.context_gen = ContextGenerator(size, block)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, C, f, t] -> the block's output, and its context vectors [B, H]."""
+        """[B, C, f, t] -> the block's output [B, O, f', t'], and the clips' contexts [B, H]."""
         x = x.contiguous(memory_format=torch.channels_last)
         context = self.context_gen(x)
         clips = self._clips_at_once(x)
@@ -130,7 +136,7 @@ class DynamicBlock(nn.Module):
         return torch.cat(outputs), context.vector
 
     def dynamics(self, context: Context, forms: Forms) -> Dynamics:
-        """What the clips' contexts decide, in the forms in which it will be used."""
+        """What the clips' contexts decide, prepared for these forms."""
         vector, gate_f, gate_t = context
         return Dynamics(
             self.exp_conv.dynamics(vector, forms.expand) if self.expands else vector,
@@ -142,13 +148,13 @@ class DynamicBlock(nn.Module):
         )
 
     def fold_norms(self) -> None:
-        """Give the BatchNorms' work to the convolutions before them."""
+        """Merge every BatchNorm into the convolution before it, for evaluation."""
         for stage in ("exp", "depth", "proj") if self.expands else ("depth", "proj"):
             getattr(self, f"{stage}_conv").fold(getattr(self, f"{stage}_norm"))
             setattr(self, f"{stage}_norm", nn.Identity())
 
     def transform(self, x: Tensor, dynamics: Dynamics, forms: Forms) -> Tensor:
-        """[B, C, f, t] -> the block's output."""
+        """[B, C, f, t] -> the block's output [B, O, f', t'], given what the contexts decide."""
         y: Tensor = x
         if self.expands:
             y = self.exp_act(self.exp_norm(self.exp_conv(y, dynamics.expand, forms.expand)))
@@ -160,7 +166,7 @@ class DynamicBlock(nn.Module):
         return x + y if self.residual else y
 
     def _clips_at_once(self, x: Tensor) -> int | None:
-        """How many clips run together; None for all, in one form whatever their number."""
+        """How many clips run together; None for all of them, in forms that suit any number."""
         if tracing():
             return 1 if len(x) == 1 else None
         if self.training or x.device.type != "cpu":
@@ -199,8 +205,8 @@ def _depthwise(
     )
 
 
-def dynamic_places(config: DyMNConfig) -> tuple[bool, ...]:
-    """Which of the fifteen blocks are dynamic (Table III)."""
+def dynamic_positions(config: DyMNConfig) -> tuple[bool, ...]:
+    """For each of the fifteen blocks, whether it is dynamic (Table III)."""
     blocks = block_configs(MNConfig(config.width))
     third = len(blocks) // 3
     first = {"first": 0, "middle": third, "last": 2 * third}
@@ -211,29 +217,30 @@ def dynamic_places(config: DyMNConfig) -> tuple[bool, ...]:
 
 
 class DyMN(ClassifiedStages):
-    """A dynamic MobileNet for log-mels; static blocks, where it has any, go without SE.
+    """A dynamic MobileNet for log-mels; its static blocks, if any, have no SE.
 
-    Beside MN's taps, "ctx1"... are the context vectors of the dynamic blocks.
+    Its taps are MN's, but with "ctx1"..., the context vectors of the dynamic blocks, in place of
+    "se4"...
     """
 
-    SIDE: ClassVar[str] = "ctx"
+    VECTOR: ClassVar[str] = "ctx"
 
     def __init__(self, config: DyMNConfig) -> None:
         super().__init__()
         blocks = [replace(block, se=False) for block in block_configs(MNConfig(config.width))]
-        places = dynamic_places(config)
+        positions = dynamic_positions(config)
         stem, last = blocks[0].in_channels, LAST_FACTOR * blocks[-1].out_channels
         hidden = round_channels(HIDDEN * config.width)
         self.in_c = ConvNormActivation(1, stem, 3, stride=2, activation="hardswish")
         self.layers = nn.ModuleList(
             DynamicBlock(block, config) if dynamic else InvertedResidual(block)
-            for block, dynamic in zip(blocks, places, strict=True)
+            for block, dynamic in zip(blocks, positions, strict=True)
         )
         self.out_c = ConvNormActivation(blocks[-1].out_channels, last, activation="hardswish")
         self.classifier = MLPHead(last, hidden, config.n_classes)
         contexts = {
             f"ctx{n}": context_size(config, block.expanded)
-            for n, (block, dynamic) in enumerate(zip(blocks, places, strict=True), 1)
+            for n, (block, dynamic) in enumerate(zip(blocks, positions, strict=True), 1)
             if dynamic
         }
         head = {"clf1": last, "clf2": hidden, "logits": config.n_classes}
@@ -245,7 +252,7 @@ class DyMN(ClassifiedStages):
 
     @property
     def temperature(self) -> float | None:
-        """That of every kernel attention; settable; None without dynamic convolution."""
+        """The temperature of all kernel attentions; None without dynamic convolution."""
         return next((part.temperature for part in self._attentions()), None)
 
     @temperature.setter

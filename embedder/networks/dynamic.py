@@ -4,15 +4,18 @@ Axes: B batch, C channels, O and I output and input channels, H context size, K 
 M lines of the dynamic ReLU, f frequency, t time.
 Attribute names are the published file format and must not change.
 
-A dynamic kernel differs from clip to clip, so a batch has no single convolution; no form
-below depends on what else is in the batch. 1x1 convolutions are one batched matrix product.
-Depthwise ones have two exact forms:
+Every clip has a kernel of its own, so that no single convolution serves a batch. `Form` lists
+three ways to apply the kernels. All are exact, and in none does a clip's result depend on the
+rest of the batch:
 
-- one by one: each clip through an ordinary convolution with its own mixed kernel. The
-  quickest on a CPU for long clips;
-- together: the whole batch through each of the K kernels, and the K outputs mixed (Eq. 2: a
-  convolution is linear). No convolution has computed weights, no rank or shape depends on the
-  batch: for training, GPUs, many short windows, and export to ONNX and OpenVINO.
+- CLIPS: each clip goes through an ordinary convolution with its own mixed kernel. This is the
+  fastest on a CPU for long clips.
+- KERNELS, for 1x1 convolutions only: one batched matrix product of the clips and their kernels.
+- MAPS: the whole batch goes through each of the K kernels, and the K outputs are mixed (Eq. 2: a
+  convolution is linear).
+
+In KERNELS and MAPS no convolution has computed weights, and no rank or shape depends on the
+batch. They serve training, GPUs, many short windows, and export to ONNX and OpenVINO.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from embedder.zoo import DyMNConfig
 
 
 class KernelAttention(nn.Module):
-    """Softmax over the K kernels with a temperature (Eq. 5)."""
+    """A softmax over the K kernels, with a temperature (Eq. 5)."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class KernelAttention(nn.Module):
 
 
 class Form(Enum):
-    """How kernels of their own are applied to the clips of a batch; the results are the same."""
+    """How the clips of a batch, each with its own kernel, are convolved; see the module's text."""
 
     CLIPS = "each clip by its kernel, one after the other"
     KERNELS = "each clip by its kernel, in one product"
@@ -51,13 +54,12 @@ class Form(Enum):
 
 
 class DynamicConv(nn.Module):
-    """K kernels, and the mixture of them that a context asks for (Eq. 2, 5, 6).
+    """K kernels, mixed for each clip by attention to its context (Eq. 2, 5, 6).
 
-    Both kinds are used alike: `dynamics` for a whole batch, then `forward` for it or for parts
-    of it.
+    Call `dynamics` for a whole batch, then `forward` for the batch or for parts of it.
     """
 
-    shift: Tensor | None  # what a folded BatchNorm adds [O]
+    shift: Tensor | None  # [O], added by a BatchNorm that was merged into the kernels
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class DynamicConv(nn.Module):
         self.shape = shape  # of one kernel: O I/groups k k
         self.stride = stride
         self.groups = shape[0] if shape[1] == 1 else 1
-        # So that an even mixture has the variance of a Kaiming initialisation (fan out).
+        # With this scale, an even mixture has the variance of a Kaiming initialisation (fan out).
         fan_out = shape[0] // self.groups * shape[2] * shape[3]
         kernels = torch.randn(config.kernels, *shape) * math.sqrt(2 * config.kernels / fan_out)
         self.weight = nn.Parameter(kernels.view(1, 1, config.kernels, -1))
@@ -80,11 +82,11 @@ class DynamicConv(nn.Module):
 
     @property
     def kernels(self) -> Tensor:
-        """[K, O, I/groups, k, k]."""
+        """All kernels, [K, O, I/groups, k, k]."""
         return self.weight.view(-1, *self.shape)
 
     def fold(self, norm: nn.BatchNorm2d) -> None:
-        """Do the work of the BatchNorm that follows, too."""
+        """Merge the BatchNorm that follows into the kernels, for evaluation."""
         scale, shift = affine(norm)
         self.register_buffer("shift", shift, persistent=False)
         self.weight.data = (self.kernels * scale[:, None, None, None]).view_as(self.weight)
@@ -103,7 +105,7 @@ class DynamicConv(nn.Module):
         return per_clip(shares[:, None], self.weight[0, 0]).view(-1, *self.shape)
 
     def forward(self, x: Tensor, dynamics: Tensor, form: Form) -> Tensor:
-        """[B, I, f, t] -> [B, O, f', t']."""
+        """[B, I, f, t] and the clips' part of `dynamics` -> [B, O, f', t']."""
         if form is Form.MAPS:
             return self._mixed_maps(x, dynamics)
         if len(x) == 1:
@@ -112,10 +114,10 @@ class DynamicConv(nn.Module):
         return torch.cat([self._convolve(clip, kernel, self.shift) for clip, kernel in clips])
 
     def _mixed_maps(self, x: Tensor, shares: Tensor) -> Tensor:
-        each = shares.T[:, :, None, None, None]  # K B 1 1 1
-        # The shares sum to 1, and so `shift` counts once.
-        y = self._convolve(x, self.kernels[0], self.shift) * each[0]
-        for kernel, share in zip(self.kernels[1:], each[1:], strict=True):
+        by_kernel = shares.T[:, :, None, None, None]  # K B 1 1 1
+        # Every convolution adds `shift`; the shares sum to 1, so the mixture has it once.
+        y = self._convolve(x, self.kernels[0], self.shift) * by_kernel[0]
+        for kernel, share in zip(self.kernels[1:], by_kernel[1:], strict=True):
             y = torch.addcmul(y, self._convolve(x, kernel, self.shift), share)
         return y
 
@@ -138,7 +140,7 @@ class DynamicPointwise(DynamicConv):
         return super().forward(x, dynamics, form)
 
     def _product(self, x: Tensor, kernels: Tensor) -> Tensor:
-        maps = x.permute(0, 2, 3, 1)  # how channels-last maps lie in memory
+        maps = x.permute(0, 2, 3, 1)  # the memory order of channels-last maps, so no copy
         batch, bands, frames, channels = maps.shape
         rows = maps.reshape(batch, bands * frames, channels)
         matrices = kernels.flatten(2).transpose(1, 2)  # B I O
@@ -155,18 +157,18 @@ class DynamicDepthwise(DynamicConv):
 
 
 class StaticConv(nn.Module):
-    """An ordinary convolution in a dynamic one's place (Table II, "- Dy-Conv")."""
+    """An ordinary convolution with a dynamic one's methods (Table II, "- Dy-Conv")."""
 
     def __init__(self, module: nn.Conv2d) -> None:
         super().__init__()
         self.module = module
 
     def fold(self, norm: nn.BatchNorm2d) -> None:
-        """Do the work of the BatchNorm that follows, too."""
+        """Merge the BatchNorm that follows into the convolution, for evaluation."""
         self.module = fuse_conv_bn_eval(self.module, norm)
 
     def dynamics(self, vector: Tensor, form: Form) -> Tensor:  # noqa: ARG002
-        """Nothing for each clip, [B, 0]."""
+        """An empty tensor [B, 0]: no context decides anything here."""
         return vector[:, :0]
 
     def forward(self, x: Tensor, dynamics: Tensor, form: Form) -> Tensor:  # noqa: ARG002
@@ -176,7 +178,7 @@ class StaticConv(nn.Module):
 
 
 class DynamicReLU(Constants):
-    """Dy-ReLU-B: the greatest of M lines per channel, spatially shared (Eq. 3, 4)."""
+    """Dy-ReLU-B: the greatest of M lines per channel, the same at all positions (Eq. 3, 4)."""
 
     lambdas: Tensor
     init_v: Tensor
@@ -186,7 +188,7 @@ class DynamicReLU(Constants):
         self.channels = channels
         self.lines = config.mappings
         self.coef_net = nn.Sequential(ClipWise(context, 2 * self.lines * channels))
-        # Slopes move by up to 1 around (1, 0, ...), intercepts by up to 0.5 around 0.
+        # Slopes lie within 1 of (1, 0, ...), intercepts within 0.5 of 0.
         self.register_constant("lambdas", torch.tensor([1.0] * self.lines + [0.5] * self.lines))
         self.register_constant("init_v", torch.tensor([1.0] + [0.0] * (2 * self.lines - 1)))
 
@@ -194,11 +196,11 @@ class DynamicReLU(Constants):
         """[B, H] -> slopes and intercepts [B, 2 M, C], slopes first."""
         theta: Tensor = torch.tanh(self.coef_net(vector) / 2)  # 2 sigmoid(x) - 1, exact near 0
         lines = theta.view(-1, self.channels, 2 * self.lines) * self.lambdas + self.init_v
-        # Laid out so that elementwise work on channels-last maps is vectorised.
+        # In this memory order, elementwise work on channels-last maps is vectorised.
         return lines.transpose(1, 2).contiguous()
 
     def forward(self, x: Tensor, dynamics: Tensor) -> Tensor:
-        """[B, C, f, t] -> the same shape."""
+        """[B, C, f, t] and the clips' part of `dynamics` -> [B, C, f, t]."""
         slopes, intercepts = dynamics[..., None, None].chunk(2, 1)  # B M C 1 1, each
         y = torch.addcmul(intercepts[:, 0], x, slopes[:, 0])
         for line in range(1, self.lines):
@@ -207,16 +209,17 @@ class DynamicReLU(Constants):
 
 
 class StaticActivation(nn.Module):
-    """An ordinary activation in the dynamic one's place (Table II, "- Dy-ReLU")."""
+    """An ordinary activation with the dynamic one's methods (Table II, "- Dy-ReLU")."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
         self.module = activation
 
     def dynamics(self, vector: Tensor) -> Tensor:
-        """Nothing, for each clip."""
+        """An empty tensor [B, 0]: no context decides anything here."""
         return vector[:, :0]
 
     def forward(self, x: Tensor, dynamics: Tensor) -> Tensor:  # noqa: ARG002
+        """[B, C, f, t] -> [B, C, f, t]."""
         out: Tensor = self.module(x)
         return out

@@ -1,7 +1,7 @@
 """Frame-wise MN: an MN that keeps time, a sequence model, frame and clip heads (arXiv 2503.11373).
 
 Axes: B batch, M mel bands, F mel frames (10 ms), T output frames (40 ms), D values a frame,
-N classes.
+N classes, C channels, f frequency, t time.
 Attribute names are the published file format: `model.fmn.features`, `seq_model`,
 `strong_head`, `weak_head`.
 """
@@ -27,12 +27,12 @@ from embedder.networks.mn import (
 from embedder.networks.sequence import sequence_model, sequence_size
 from embedder.zoo import FrameMNConfig, MNConfig
 
-# Strides of the fifteen blocks: frequency shrinks 64-fold with the stem, time only four-fold.
+# Strides of the fifteen blocks. With the stem's, frequency shrinks 128-fold, time only four-fold.
 FREQUENCY_STRIDES: Final = (1, 2, 2, 1, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 2)
 TIME_STRIDES: Final = (1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
-STRONG: Final = "strong"  # the logits of frames, by name
+STRONG: Final = "strong"  # the name of the frames' logits among the features
 
-# Names in published files -> names here; the first that fits a name's beginning is replaced.
+# How names begin in published files -> how they begin here; the first that matches is replaced.
 LEGACY_PREFIXES: Final = {
     "net.model.": "model.fmn.",
     "net.": "model.",
@@ -41,7 +41,7 @@ LEGACY_PREFIXES: Final = {
 
 
 def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict under the names of this module."""
+    """A published state dict with its tensors renamed as here; other names stay."""
     return {_renamed(name): tensor for name, tensor in state.items()}
 
 
@@ -60,7 +60,7 @@ def frame_block_configs(width: float) -> tuple[BlockConfig, ...]:
 
 
 class FrameFeatures(TappedStages):
-    """The convolutional backbone: mel [B, M, F] -> [B, D, f, T], f = 1 for 128 bands."""
+    """The convolutional stages: mel [B, M, F] -> last map [B, D, f, T]; f is 1 for 128 bands."""
 
     def __init__(self, blocks: tuple[BlockConfig, ...]) -> None:
         super().__init__()
@@ -85,9 +85,9 @@ class FrameMN(nn.Module):
         blocks = frame_block_configs(config.width)
         frame = LAST_FACTOR * blocks[-1].out_channels
         size = frame if config.sequence is None else sequence_size(config.sequence, config.dim)
-        backbone = FrameFeatures(blocks)
-        backbone.apply(initialise)
-        self.model = nn.ModuleDict({"fmn": backbone})
+        stages = FrameFeatures(blocks)
+        stages.apply(initialise)
+        self.model = nn.ModuleDict({"fmn": stages})
         self.seq_model = (
             nn.Sequential()
             if config.sequence is None
@@ -108,51 +108,54 @@ class FrameMN(nn.Module):
         return FrameLogits(self.strong_head(sequence), self.weak_head(sequence.mean(1)))
 
     def frames(self, mel: Tensor) -> Tensor:
-        """[B, M, F] -> the backbone's frames [B, T, D], T = ceil(F / 4)."""
-        return self._as_frames(self._backbone.run(mel, ("frames",))[0])
+        """[B, M, F] -> the frames of the convolutional stages [B, T, D], T = ceil(F / 4)."""
+        return self._as_frames(self._stages.run(mel, ("frames",))[0])
 
     def sequence(self, frames: Tensor) -> Tensor:
-        """Backbone frames [B, T, D] -> what the heads take [B, T, tap_sizes["seq"]]."""
+        """Frames [B, T, D] -> the sequence model's frames [B, T, tap_sizes["seq"]]."""
         out: Tensor = self.seq_model(frames)
         return out
 
     def feature_maps(self, mel: Tensor) -> list[Tensor]:
-        """[B, M, F] -> the outputs of the backbone's seventeen stages, each [B, C, f, t]."""
-        return self._backbone.feature_maps(mel)
+        """[B, M, F] -> the outputs of the seventeen stages, each [B, C, f, t]."""
+        return self._stages.feature_maps(mel)
 
     def features_by_name(self, mel: Tensor, taps: Collection[str]) -> dict[str, Tensor]:
-        """The named features of a batch, computed no deeper than they need.
+        """The named features of a batch; stages that no tap needs are not run.
 
         Parameters
         ----------
         mel : Tensor, normalised log-mel [B, M, F].
-        taps : any of `tap_sizes`: "b0"-"b16" and "se4"... as in MN; "frames" and "seq" the
-            backbone's and the sequence model's frames, averaged over time; "logits" the
-            clip's. Beside them "strong", the frames' own logits.
+        taps : any of `tap_sizes`, and "strong":
+            "b0"-"b16" and "se4"..., as in MN;
+            "frames" and "seq", the frames of the convolutional stages and of the sequence
+            model, averaged over time;
+            "logits", the clip's logits;
+            "strong", the logits of every frame.
 
         Returns
         -------
         dict, tap -> float32 [B, size]; "strong" -> [B, T, N].
         """
-        wanted = set(taps)
-        x, found = self._backbone.run(mel, wanted)
-        if len(found) == len(wanted):
-            return found
-        frames = self._as_frames(x)
-        if "frames" in wanted:
-            found["frames"] = frames.mean(1)
-        if wanted & {"seq", "logits", STRONG}:
+        names = set(taps)
+        last, features = self._stages.run(mel, names)
+        if len(features) == len(names):
+            return features
+        frames = self._as_frames(last)
+        if "frames" in names:
+            features["frames"] = frames.mean(1)
+        if names & {"seq", "logits", STRONG}:
             sequence = self.sequence(frames)
-            found |= {"seq": sequence.mean(1), STRONG: self.strong_head(sequence)}
-            found["logits"] = self.weak_head(found["seq"])
-        return {tap: found[tap] for tap in wanted}
+            features |= {"seq": sequence.mean(1), STRONG: self.strong_head(sequence)}
+            features["logits"] = self.weak_head(features["seq"])
+        return {name: features[name] for name in names}
 
     @property
-    def _backbone(self) -> FrameFeatures:
-        backbone = self.model["fmn"]
-        assert isinstance(backbone, FrameFeatures)
-        return backbone
+    def _stages(self) -> FrameFeatures:
+        stages = self.model["fmn"]
+        assert isinstance(stages, FrameFeatures)
+        return stages
 
     def _as_frames(self, maps: Tensor) -> Tensor:
-        """[B, D, f, T] -> [B, T, D], in the precision of the sequence model."""
+        """[B, D, f, T] -> their mean over f [B, T, D], in the precision of the sequence model."""
         return maps.mean(2).transpose(1, 2).to(self.strong_head.weight.dtype)

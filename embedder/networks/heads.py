@@ -1,4 +1,4 @@
-"""What turns the last feature map into class logits.
+"""Heads: the last feature map -> class logits.
 
 Axes: B batch, C channels, f frequency, t time, H attention heads, N classes.
 Attribute names and Sequential indices are the published file format.
@@ -17,7 +17,7 @@ from embedder.zoo import Head
 
 
 class MLPHead(nn.Sequential):
-    """Average pool, hidden layer, linear classifier."""
+    """Average pool, hidden layer, linear classifier: [B, C, f, t] -> logits [B, N]."""
 
     def __init__(self, channels: int, hidden: int, n_classes: int) -> None:
         super().__init__(
@@ -30,20 +30,20 @@ class MLPHead(nn.Sequential):
         )
 
     def hidden(self, features: Tensor) -> Tensor:
-        """[B, C, f, t] -> the activated hidden layer ("clf2") [B, hidden]."""
+        """[B, C, f, t] -> the hidden layer after its activation (tap "clf2") [B, hidden]."""
         for layer in list(self)[:4]:
             features = layer(features)
         return features
 
     def from_hidden(self, hidden: Tensor) -> Tensor:
-        """The rest of the head: `forward(x) == from_hidden(hidden(x))`."""
+        """[B, hidden] -> logits [B, N]: `forward(x) == from_hidden(hidden(x))`."""
         for layer in list(self)[4:]:
             hidden = layer(hidden)
         return hidden
 
 
 class FullyConvolutionalHead(nn.Sequential):
-    """A classifier at every position, averaged."""
+    """A classifier at every position, averaged over positions: [B, C, f, t] -> logits [B, N]."""
 
     def __init__(self, channels: int, hidden: int, n_classes: int) -> None:  # noqa: ARG002
         super().__init__(
@@ -55,7 +55,7 @@ class FullyConvolutionalHead(nn.Sequential):
 
 
 class AttentionPoolingHead(nn.Module):
-    """Multi-head attention over time (PSLA, arXiv 2102.01243; with several weighted heads)."""
+    """Attention pooling over time (PSLA, arXiv 2102.01243), here with several weighted heads."""
 
     N_HEADS: Final = 4
     EPSILON: Final = 1e-7

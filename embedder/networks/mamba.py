@@ -7,8 +7,8 @@ One head's state is a [P, N] matrix with a scalar decay:
 
     h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t] outer b[t],    y[t] = h[t] c[t] + d x[t]
 
-It is computed in chunks (section 6 of the paper): inside a chunk as masked attention, from
-chunk to chunk as a linear scan over the chunks' states. Every exponent is negative.
+The states are computed in chunks (section 6 of the paper): inside a chunk by masked attention,
+from chunk to chunk by a linear scan over the chunks' states. No exponent is positive.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from torch.nn import functional
 
 from embedder.networks.recurrence import linear_scan
 
-STATE: Final = 64
-CONV: Final = 3
-EXPANSION: Final = 2
-CHUNK: Final = 64
+STATE: Final = 64  # N
+CONV: Final = 3  # kernel of the causal convolution, in frames
+EXPANSION: Final = 2  # inner width I, in model dimensions
+CHUNK: Final = 64  # Q
 EPSILON: Final = 1e-5
 
 
 def head_size(dim: int) -> int:
-    """P: 64, and 32 where that would leave too few heads."""
+    """P, the values a head: 64, or 32 at small dimensions, which would have too few heads."""
     return 32 if dim <= 128 else 64
 
 
 def state_space(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """y[t] = h[t] c[t] with h[t] = exp(log_decay[t]) h[t-1] + x[t] outer b[t].
+    """The outputs y[t] = h[t] c[t] of the states h[t] = exp(log_decay[t]) h[t-1] + x[t] outer b[t].
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def state_space(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
     Tensor [B, T, H, P].
     """
     steps = x.shape[1]
-    # Frames that pad the last chunk do nothing: no drive, no decay.
+    # Zeros that fill the last chunk change no state: their input is 0, and their decay exp(0).
     x, log_decay, b, c = (_chunked(part, CHUNK) for part in (x, log_decay, b, c))  # B c Q ...
     total = log_decay.cumsum(2)  # B c Q H
     between = total[:, :, :, None] - total[:, :, None]  # from frame j to frame i, B c i j H
@@ -64,14 +64,14 @@ def state_space(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def _chunked(x: Tensor, size: int) -> Tensor:
-    """[B, T, ...] -> [B, c, size, ...], zeros at the end."""
+    """[B, T, ...] -> [B, c, size, ...], the last chunk filled with zeros."""
     padding = -x.shape[1] % size
     x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, padding))
     return x.view(x.shape[0], -1, size, *x.shape[2:])
 
 
 class Mamba2(nn.Module):
-    """One Mamba-2 mixer; parameter names are those of its authors' package."""
+    """One Mamba-2 mixer; its parameters have the names of the authors' package."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

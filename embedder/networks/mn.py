@@ -3,7 +3,7 @@
 Axes: B batch, M mel bands, F frames, C channels, f frequency, t time.
 Attribute names are the published file format: `features.0` is the stem, `features.1`-`15` the
 blocks B1-B15, `features.16` the last 1x1 convolution, `classifier` the head.
-`TappedStages` is what DyMN and the frame-wise MN share with it.
+DyMN and the frame-wise MN share `TappedStages` with it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from embedder.networks.heads import HEADS, MLPHead
 from embedder.zoo import MNConfig
 
 
-class Row(NamedTuple):
-    """One block at width 1.0; `stride` is the position in MNConfig.strides, or None for 1."""
+class BlockRow(NamedTuple):
+    """One block at width 1.0; `stride` is an index into MNConfig.strides, or None for stride 1."""
 
     kernel: int
     expanded: int
@@ -37,33 +37,33 @@ class Row(NamedTuple):
 
 # fmt: off
 ROWS: Final = (
-    #   kernel expand out  SE     activation   stride
-    Row(3,     16,    16,  False, "relu",      None),
-    Row(3,     64,    24,  False, "relu",      0),
-    Row(3,     72,    24,  False, "relu",      None),
-    Row(5,     72,    40,  True,  "relu",      1),
-    Row(5,     120,   40,  True,  "relu",      None),
-    Row(5,     120,   40,  True,  "relu",      None),
-    Row(3,     240,   80,  False, "hardswish", 2),
-    Row(3,     200,   80,  False, "hardswish", None),
-    Row(3,     184,   80,  False, "hardswish", None),
-    Row(3,     184,   80,  False, "hardswish", None),
-    Row(3,     480,   112, True,  "hardswish", None),
-    Row(3,     672,   112, True,  "hardswish", None),
-    Row(5,     672,   160, True,  "hardswish", 3),
-    Row(5,     960,   160, True,  "hardswish", None),
-    Row(5,     960,   160, True,  "hardswish", None),
+    #        kernel expand out  SE     activation   stride
+    BlockRow(3,     16,    16,  False, "relu",      None),
+    BlockRow(3,     64,    24,  False, "relu",      0),
+    BlockRow(3,     72,    24,  False, "relu",      None),
+    BlockRow(5,     72,    40,  True,  "relu",      1),
+    BlockRow(5,     120,   40,  True,  "relu",      None),
+    BlockRow(5,     120,   40,  True,  "relu",      None),
+    BlockRow(3,     240,   80,  False, "hardswish", 2),
+    BlockRow(3,     200,   80,  False, "hardswish", None),
+    BlockRow(3,     184,   80,  False, "hardswish", None),
+    BlockRow(3,     184,   80,  False, "hardswish", None),
+    BlockRow(3,     480,   112, True,  "hardswish", None),
+    BlockRow(3,     672,   112, True,  "hardswish", None),
+    BlockRow(5,     672,   160, True,  "hardswish", 3),
+    BlockRow(5,     960,   160, True,  "hardswish", None),
+    BlockRow(5,     960,   160, True,  "hardswish", None),
 )
 # fmt: on
 
 STEM_CHANNELS: Final = 16
 HIDDEN: Final = 1280
-LAST_FACTOR: Final = 6  # the last 1x1 convolution widens so much
-TAIL: Final = 3  # blocks that dilation and the reduced tail change
+LAST_FACTOR: Final = 6  # by which the last 1x1 convolution multiplies the channels
+TAIL: Final = 3  # number of last blocks, which dilation and the reduced tail change
 
 
 def block_configs(config: MNConfig) -> tuple[BlockConfig, ...]:
-    """The fifteen blocks of one architecture, scaled and rounded."""
+    """The fifteen blocks of one architecture, their channel counts scaled and rounded."""
     blocks = []
     channels = round_channels(STEM_CHANNELS * config.width)
     for number, row in enumerate(ROWS):
@@ -90,15 +90,15 @@ def block_configs(config: MNConfig) -> tuple[BlockConfig, ...]:
 class TappedStages(nn.Module):
     """Seventeen stages run one after the other: stem, fifteen blocks, last 1x1 convolution.
 
-    Every stage's output has a name, "b0" to "b16", averaged over frequency and time; a block
-    may also yield a vector of its own (what squeeze-and-excitation squeezed, a context).
+    The features "b0" to "b16" are the stages' outputs, averaged over frequency and time. A block
+    may also give a vector: the bottleneck of squeeze-and-excitation, or a context.
     """
 
-    # What a block's own vector is called, before its number.
-    SIDE: ClassVar[str] = "se"
+    # The name of a block's vector is this and the block's number, from 1.
+    VECTOR: ClassVar[str] = "se"
 
     def stages(self) -> Iterable[nn.Module]:
-        """In the order in which they run."""
+        """The stages, in the order in which they run."""
         raise NotImplementedError
 
     def enter(self, mel: Tensor) -> Tensor:
@@ -115,40 +115,40 @@ class TappedStages(nn.Module):
             maps.append(x)
         return maps
 
-    def run(self, mel: Tensor, wanted: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The last map that was computed, and the features that the stages gave.
+    def run(self, mel: Tensor, taps: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the stages as far as the taps need; return the last map and the features.
 
-        [B, M, F] -> [B, C, f, t], and tap -> [B, size]. It stops after the stage that gives
-        the last of `wanted`; a name that no stage gives makes it run to the end.
+        [B, M, F] -> the last map that was computed [B, C, f, t], and {tap: [B, size]}. A tap that
+        no stage gives is left out, and makes all stages run.
         """
-        missing = set(wanted)
-        found: dict[str, Tensor] = {}
+        missing = set(taps)
+        features: dict[str, Tensor] = {}
         x = self.enter(mel)
         for number, stage in enumerate(self.stages()):
-            mean, side = f"b{number}", f"{self.SIDE}{number}"
+            mean, vector = f"b{number}", f"{self.VECTOR}{number}"
             if missing == {mean} and isinstance(stage, InvertedResidual) and not self.training:
-                return x, found | {mean: stage.mean(x)}
-            y = stage(x)
-            x, vector = y if isinstance(y, tuple) else (y, None)
+                return x, features | {mean: stage.mean(x)}
+            output = stage(x)
+            x, values = output if isinstance(output, tuple) else (output, None)
             if mean in missing:
-                found[mean] = x.mean((2, 3))
-            if side in missing and vector is not None:
-                found[side] = vector
-            missing -= found.keys()
+                features[mean] = x.mean((2, 3))
+            if vector in missing and values is not None:
+                features[vector] = values
+            missing -= features.keys()
             if not missing:
                 break
-        return x, found
+        return x, features
 
 
 def stage_sizes(blocks: Sequence[BlockConfig]) -> dict[str, int]:
-    """Tap -> size of "b0" to "b16"."""
+    """The sizes of the taps "b0" to "b16"."""
     sizes = {"b0": blocks[0].in_channels}
     sizes |= {f"b{n}": block.out_channels for n, block in enumerate(blocks, 1)}
     return sizes | {f"b{len(blocks) + 1}": LAST_FACTOR * blocks[-1].out_channels}
 
 
 def se_sizes(blocks: Sequence[BlockConfig]) -> dict[str, int]:
-    """Tap -> size of the bottlenecks of squeeze-and-excitation."""
+    """The sizes of the taps "se4"..., the bottlenecks of squeeze-and-excitation."""
     return {
         f"se{n}": round_channels(block.expanded // 4)
         for n, block in enumerate(blocks, 1)
@@ -157,7 +157,7 @@ def se_sizes(blocks: Sequence[BlockConfig]) -> dict[str, int]:
 
 
 class ClassifiedStages(TappedStages):
-    """Stages and a head: clip-level logits, and the head's own features by name."""
+    """Stages and a head, which gives the clip's logits and features of its own."""
 
     classifier: nn.Module
     tap_sizes: dict[str, int]
@@ -167,44 +167,47 @@ class ClassifiedStages(TappedStages):
         return self.features_by_name(mel, ["logits"])["logits"]
 
     def features_by_name(self, mel: Tensor, taps: Collection[str]) -> dict[str, Tensor]:
-        """The named features of a batch, computed no deeper than they need.
+        """The named features of a batch; stages that no tap needs are not run.
 
         Parameters
         ----------
         mel : Tensor, normalised log-mel [B, M, F].
-        taps : any of `tap_sizes`: "b0"-"b16" block outputs averaged over frequency and time,
-            "se4"... bottlenecks of squeeze-and-excitation before their ReLU (DyMN: "ctx1"...
-            context vectors), "clf1" the pooled last map, "clf2" the hidden layer after its
-            hardswish (what the published scores used: the activation works in place), "logits"
-            (arXiv 2303.01879, section III).
+        taps : any of `tap_sizes` (arXiv 2303.01879, section III):
+            "b0"-"b16", the stages' outputs, averaged over frequency and time;
+            "se4"..., the bottlenecks of squeeze-and-excitation before their ReLU (DyMN has
+            "ctx1"... instead, the context vectors);
+            "clf1", the last map, averaged over frequency and time;
+            "clf2", the hidden layer after its hardswish, which works in place: these are the
+            values that the published scores used;
+            "logits", the clip's logits.
 
         Returns
         -------
         dict, tap -> float32 [B, size].
         """
-        wanted = set(taps)
-        x, found = self.run(mel, wanted)
-        if len(found) == len(wanted):
-            return found
-        if "clf1" in wanted:
-            found["clf1"] = x.mean((2, 3))
-        return found | self._head_features(x, wanted)
+        names = set(taps)
+        last, features = self.run(mel, names)
+        if len(features) == len(names):
+            return features
+        if "clf1" in names:
+            features["clf1"] = last.mean((2, 3))
+        return features | self._head_features(last, names)
 
-    def _head_features(self, last: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def _head_features(self, last: Tensor, names: set[str]) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = {}
         if not isinstance(self.classifier, MLPHead):
-            return {"logits": self.classifier(last)} if "logits" in wanted else found
-        if wanted & {"clf2", "logits"}:
+            return {"logits": self.classifier(last)} if "logits" in names else features
+        if names & {"clf2", "logits"}:
             hidden = self.classifier.hidden(last)
-            if "clf2" in wanted:
-                found["clf2"] = hidden
-            if "logits" in wanted:
-                found["logits"] = self.classifier.from_hidden(hidden)
-        return found
+            if "clf2" in names:
+                features["clf2"] = hidden
+            if "logits" in names:
+                features["logits"] = self.classifier.from_hidden(hidden)
+        return features
 
 
 class MN(ClassifiedStages):
-    """A width-scaled MobileNetV3 for log-mels; see `features_by_name` for what it yields."""
+    """A MobileNetV3-Large for log-mels, at any width; `features_by_name` lists its taps."""
 
     def __init__(self, config: MNConfig) -> None:
         super().__init__()
@@ -236,7 +239,7 @@ def feature_list(blocks: Sequence[BlockConfig]) -> nn.ModuleList:
 
 
 def initialise(module: nn.Module) -> None:
-    """Random weights as torchvision's MobileNetV3 draws them."""
+    """Draw a module's random weights as torchvision's MobileNetV3 does."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
     elif isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""The linear recurrence h[t] = a[t] h[t-1] + b[t] in parallel, for any length, and minGRU.
+"""The linear recurrence h[t] = a[t] h[t-1] + b[t], computed in parallel, and minGRU.
 
 Axes: B batch, T frames, D dimension.
 """
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from embedder.networks.blocks import tracing
 
-TRACED_ROUNDS: Final = 17  # in an exported graph: up to 87 minutes of 40 ms frames
+TRACED_ROUNDS: Final = 17  # of a recorded graph: enough for 87 minutes of 40 ms frames
 
 
 def linear_scan(decay: Tensor, drive: Tensor) -> Tensor:
-    """h with h[0] = b[0] and h[t] = a[t] h[t-1] + b[t].
+    """The sequence h with h[0] = b[0] and h[t] = a[t] h[t-1] + b[t].
 
-    Neighbours are merged, (a, b) then (a', b') being one step (a a', a' b + b'), the sequence
-    of half the length is scanned, and the steps between are filled in: 2 T multiplications in
-    log2(T) rounds. There is no logarithm, division or cumulative product, so that with decays
-    in [0, 1] nothing overflows, and a product that underflows is one that has been forgotten.
+    Two neighbouring steps (a, b) and (a', b') are one step (a a', a' b + b'). So neighbours are
+    merged, the sequence of half the length is scanned in the same way, and the steps between are
+    filled in: 2 T multiplications in log2(T) rounds. There is no logarithm, division or
+    cumulative product. With decays in [0, 1] nothing overflows, and where a product underflows,
+    what it carries has been forgotten.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def linear_scan(decay: Tensor, drive: Tensor) -> Tensor:
 
 
 def _doubled_scan(decay: Tensor, drive: Tensor) -> Tensor:
-    """`linear_scan` of up to 2**TRACED_ROUNDS steps: each round looks back twice as far."""
+    """`linear_scan` of at most 2**TRACED_ROUNDS steps; each round looks back twice as far."""
     decay = decay.expand_as(drive)
     for back in (2**number for number in range(TRACED_ROUNDS)):
         drive = torch.addcmul(drive, decay, _delayed(drive, back))
@@ -59,7 +60,7 @@ def _doubled_scan(decay: Tensor, drive: Tensor) -> Tensor:
 
 
 def _delayed(x: Tensor, steps: int) -> Tensor:
-    """x[t - steps], and zeros before the beginning; all zeros where `steps` exceeds T."""
+    """x[t - steps], with zeros before the beginning; only zeros if `steps` is at least T."""
     return torch.cat([torch.zeros_like(x[:, :steps]), x[:, :-steps]], 1)
 
 
@@ -78,7 +79,7 @@ class MinGRU(nn.Module):
 
 
 class BiMinGRU(nn.Module):
-    """A minGRU in each direction of time, and their projection."""
+    """A minGRU in each direction of time, and a projection of both to D values."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Sequence models on backbone frames, two layers each (arXiv 2503.11373, II-B).
+"""Sequence models over frames, of two layers each (arXiv 2503.11373, II-B).
 
-Axes: B batch, T frames, I backbone features, D model dimension.
+Axes: B batch, T frames, I input values a frame, D model dimension.
 Attribute names are the published file format and must not change.
 """
 
@@ -21,7 +21,7 @@ from embedder.networks.attention import (
     TransformerLayer,
 )
 from embedder.networks.mamba import Mamba2
-from embedder.zoo import Sequence
+from embedder.zoo import SequenceName
 
 LAYERS: Final = 2
 TCN_DILATIONS: Final = (1, 2, 4, 8, 16)
@@ -41,7 +41,10 @@ class BiGRU(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """A dilated convolution that sees no later frame; weights g v / ||v|| (arXiv 1602.07868)."""
+    """A dilated convolution that sees no later frame, its weights normalised (arXiv 1602.07868).
+
+    The weight is g v / ||v||, with a norm for each output channel.
+    """
 
     def __init__(self, dim: int, dilation: int, kernel: int = 3) -> None:
         super().__init__()
@@ -58,11 +61,11 @@ class CausalConv(nn.Module):
 
 
 class CausalBlock(nn.Module):
-    """Two causal convolutions with ReLU around a residual (TCN, arXiv 1803.01271)."""
+    """Two causal convolutions with ReLU, their input added (TCN, arXiv 1803.01271)."""
 
     def __init__(self, dim: int, dilation: int) -> None:
         super().__init__()
-        self.net = nn.ModuleDict({place: CausalConv(dim, dilation) for place in ("0", "4")})
+        self.net = nn.ModuleDict({name: CausalConv(dim, dilation) for name in ("0", "4")})
         self.register_load_state_dict_pre_hook(_leave_out_aliases)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ class CausalBlock(nn.Module):
 def _leave_out_aliases(
     _module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
-    """Published files hold each convolution twice, as `net.0` and as `conv1`, `net.4`, `conv2`."""
+    """Published files hold each convolution twice: `net.0` is `conv1`, `net.4` is `conv2`."""
     for name in [name for name in state if name.startswith(f"{prefix}conv")]:
         del state[name]
 
@@ -95,14 +98,14 @@ class TCN(nn.Module):
 
 
 class MambaLayer(nn.Sequential):
-    """A norm and a Mamba-2 block. No checkpoint was published, and so no names are."""
+    """A norm and a Mamba-2 block; no checkpoint with it was published."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(RMSNorm(dim), Mamba2(dim))
 
 
 class ResidualStack(nn.Module):
-    """Layers of one kind, each around a residual."""
+    """Layers of one kind; the input of each is added to its output."""
 
     def __init__(self, layer: Callable[[int], nn.Module], dim: int, layers: int) -> None:
         super().__init__()
@@ -115,8 +118,8 @@ class ResidualStack(nn.Module):
         return x
 
 
-# Model dimension -> what maps [B, T, D] to [B, T, D].
-STACKS: Final[Mapping[Sequence, Callable[[int], nn.Module]]] = {
+# Name -> what makes the layers for a model dimension: [B, T, D] -> [B, T, D].
+STACKS: Final[Mapping[SequenceName, Callable[[int], nn.Module]]] = {
     "tf": lambda dim: NormedStack(TransformerLayer, dim, LAYERS),
     "attn": lambda dim: ResidualStack(GatedAttention, dim, LAYERS),
     "tcn": lambda dim: ResidualStack(TCN, dim, LAYERS),
@@ -125,13 +128,16 @@ STACKS: Final[Mapping[Sequence, Callable[[int], nn.Module]]] = {
 }
 
 
-def sequence_model(kind: Sequence, in_features: int, dim: int) -> nn.Sequential:
-    """[B, T, I] -> [B, T, sequence_size(kind, dim)]; all but the GRU project to D first."""
+def sequence_model(kind: SequenceName, in_features: int, dim: int) -> nn.Sequential:
+    """A new sequence model: [B, T, I] -> [B, T, sequence_size(kind, dim)].
+
+    All models but the GRU project their input to D values first.
+    """
     if kind == "gru":
         return nn.Sequential(BiGRU(in_features, dim))
     return nn.Sequential(nn.Linear(in_features, dim), STACKS[kind](dim))
 
 
-def sequence_size(kind: Sequence, dim: int) -> int:
-    """Values a frame that a sequence model yields."""
+def sequence_size(kind: SequenceName, dim: int) -> int:
+    """How many values a frame a sequence model gives."""
     return 2 * dim if kind == "gru" else dim

@@ -1,50 +1,55 @@
-"""What every engine is given and what it gives back."""
+"""What every engine is given and what it gives back.
+
+Axes: n windows of one group, N windows of all groups, W samples a window, M mel bands,
+F mel frames.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embedder.frontend import MEL, LogMel
+from embedder.networks import Backbone
 
 
-class Runtime(Protocol):
-    """Runs one front end and backbone; safe to call from several threads."""
+class Engine(Protocol):
+    """Runs one front end and one backbone; several threads may call it at the same time."""
 
     @property
     def name(self) -> str:
         """What runs and how exactly, for logs, cache keys and benchmarks."""
 
     def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
-        """Windows [n, W], ..., of one length, where the network lies -> {name: float32 [N, ...]}.
+        """Groups of windows [n, W], of one W, on the network's device -> {name: float32 [N, ...]}.
 
-        N is the sum of all n; `features_of` says what is in a feature.
+        N is the sum of all n. A name is MEL or one that the backbone's `features_by_name` takes.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInput:
-    """What an engine runs: an eval-mode module with `features_by_name`, and where it lies."""
+    """The network that an engine runs, in eval mode, and what the engine may know of its use."""
 
     frontend: LogMel
-    backbone: Any
+    backbone: Backbone
     device: torch.device
-    windows: tuple[int, ...]  # lengths of the usual ones, for which engines may prepare
-    identity: str  # the fingerprint of the file's numbers, which these may be; "" without a file
+    windows: tuple[int, ...]  # the usual lengths in samples, for which an engine may prepare
+    identity: str  # fingerprint of the numbers that a file held; "" for random weights
 
     @property
     def frames(self) -> tuple[int, ...]:
-        """Of the usual windows."""
+        """How many mel frames the usual windows have."""
         return tuple(map(self.frontend.n_frames, self.windows))
 
 
 def joined(windows: Sequence[Tensor]) -> Tensor:
-    """[n, W], ... as one [N, W], which is a copy unless there is but one."""
+    """Groups [n, W] as one tensor [N, W]; a copy, unless there is only one group."""
     if len(windows) == 1:
         return windows[0]
     if windows[0].device.type != "cpu":
@@ -54,7 +59,7 @@ def joined(windows: Sequence[Tensor]) -> Tensor:
 
 
 def backbone_names(names: Collection[str]) -> tuple[str, ...]:
-    """Those that the backbone makes, in the order in which engines give them."""
+    """The names of features that the backbone computes, sorted, as engines order them."""
     return tuple(sorted(set(names) - {MEL}))
 
 
@@ -63,13 +68,14 @@ def features_of(
     names: Collection[str],
     run: Callable[[Tensor, tuple[str, ...]], Sequence[Tensor]],
 ) -> dict[str, Tensor]:
-    """Log-mel [N, M, F] -> {name: [N, size]}: MEL is its mean, `run` gives all others in order."""
+    """Log-mel [N, M, F] -> {name: [N, ...]}; MEL is its mean over time, `run` gives all others."""
     inner = backbone_names(names)
-    found = {MEL: mel.mean(-1)} if MEL in names else {}  # first, while it is in the caches
-    return found | dict(zip(inner, run(mel, inner), strict=True)) if inner else found
+    # The mean comes first, while the log-mel is in the caches.
+    features = {MEL: mel.mean(-1)} if MEL in names else {}
+    return features | dict(zip(inner, run(mel, inner), strict=True)) if inner else features
 
 
-def outputs_of(backbone: Any, mel: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """Log-mel [N, M, F] -> what a backbone makes of it, in the order of the names."""
-    found = backbone.features_by_name(mel, names)
-    return tuple(found[name] for name in names)
+def outputs_of(backbone: Backbone, mel: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Log-mel [N, M, F] -> the backbone's features, in the order of the names."""
+    features = backbone.features_by_name(mel, names)
+    return tuple(features[name] for name in names)

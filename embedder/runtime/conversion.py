@@ -1,4 +1,7 @@
-"""A torch network as a graph of OpenVINO's, converted in memory."""
+"""Converts a torch network in memory to a graph of OpenVINO.
+
+Axes: N clips, M mel bands, F mel frames, C channels, f frequency, t time.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedder.networks import Backbone
 from embedder.runtime.base import EngineInput, outputs_of
 from embedder.runtime.folding import folded
 from embedder.runtime.forks import ProcessLock
@@ -22,20 +26,20 @@ from embedder.runtime.openvino_library import (
 from embedder.runtime.tracing import traced
 
 ANY: Final = -1
-# For single clips of the usual length: convolutions of maps in blocks of 16 channels. OpenVINO's
-# own choice, maps with all channels together, takes 2 to 10 % longer. For other graphs it falls
-# back on far slower ones if it cannot follow the wish.
+# Kernels for single clips of the usual length, by type of layer: convolutions of maps in blocks of
+# 16 channels. OpenVINO's own choice, maps with all channels together, takes 2 to 10 % longer. In
+# other graphs OpenVINO may not be able to use these, and then chooses far slower ones.
 KERNELS: Final = {
     "Convolution": "cpu:jit_avx512_1x1,cpu:jit_avx512",
     "GroupConvolution": "cpu:jit_avx512_dw",
 }
-# Lines from which on a map counts as large: those of the first four stages, of 128 mel bands.
+# A map with this many frequencies or more is large: of 128 mel bands, those of four stages.
 LARGE: Final = 32
 _converting: Final = ProcessLock()
 
 
-class Graph(NamedTuple):
-    """What is compiled: features, and the shape of their input where it is fixed."""
+class GraphShape(NamedTuple):
+    """What is compiled: the names of its features, and the shape of its input where it is fixed."""
 
     names: tuple[str, ...]
     clips: int = ANY
@@ -43,21 +47,21 @@ class Graph(NamedTuple):
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        """Asked for by type of layer; none where the choice is OpenVINO's."""
+        """The kernels to ask for, by type of layer; empty where the choice is OpenVINO's."""
         return KERNELS if self.clips == 1 and self.frames != ANY else {}
 
 
-def convert(network: EngineInput, graph: Graph) -> Any:
-    """An OpenVINO model of the named features: [N, M, F] -> one output a name.
+def convert(network: EngineInput, graph: GraphShape) -> Any:
+    """An OpenVINO model of the named features: [N, M, F] -> one output for each name.
 
-    One at a time in a process: OpenVINO's reader of torch's graphs has variables that its threads
-    share, and finds "duplicated producers" where two read at once.
+    A process converts one network at a time: OpenVINO's reader of torch's graphs has variables
+    that all threads share, and reports "duplicated producers" when two threads read.
     """
     with _converting:
         return _converted(network, graph)
 
 
-def _converted(network: EngineInput, graph: Graph) -> Any:
+def _converted(network: EngineInput, graph: GraphShape) -> Any:
     clips = 2 if graph.clips == ANY else graph.clips
     frames = min(network.frames) if graph.frames == ANY else graph.frames
     bands = network.frontend.config.n_mels
@@ -67,7 +71,7 @@ def _converted(network: EngineInput, graph: Graph) -> Any:
         _vectors_as_maps(backbone)
 
     def selected(mel: Tensor) -> tuple[Tensor, ...]:
-        """Of a function weights are traced as constants, twice as fast as a module's."""
+        """Tracing a function, not the module, makes the weights constants: twice as fast."""
         return outputs_of(backbone, mel, graph.names)
 
     with torch.inference_mode(False), torch.no_grad():
@@ -81,23 +85,24 @@ def _converted(network: EngineInput, graph: Graph) -> Any:
 
 
 def _average_in_steps(model: Any) -> None:
-    """Have large maps averaged over time, and these means over frequency.
+    """Split each mean of a large map into a mean over time and a mean over frequency.
 
-    OpenVINO adds up the values of a mean one after the other in float32. Taken at once, those of
-    the largest maps are off by 3e-4 of their size; of small maps, steps would only take longer.
+    OpenVINO adds up the values of a mean one after the other in float32. In one step, the means of
+    the largest maps are off by 3e-4 of their size. For small maps, two steps would only take
+    longer.
     """
     for mean in model.get_ops():
         if mean.get_type_name() != "ReduceMean" or not _is_over_large_maps(mean):
             continue
         over_time = opset13.reduce_mean(mean.input_value(0), opset13.constant([3]), keep_dims=True)
-        # One that keeps its dimensions as the first one does would be joined with it again.
+        # With keep_dims=True in both, OpenVINO would join the two steps again.
         both = opset13.reduce_mean(over_time, opset13.constant([2]), keep_dims=False)  # N C 1
         shaped = opset13.unsqueeze if mean.get_keep_dims() else opset13.squeeze
         mean.output(0).replace(shaped(both, opset13.constant([2])).output(0))
 
 
 def _is_over_large_maps(mean: Any) -> bool:
-    """Whether it takes [N, C, f, t] -> [N, C] or [N, C, 1, 1], of many lines f."""
+    """Whether a mean takes [N, C, f, t] to [N, C] or [N, C, 1, 1], with a large f."""
     axes, shape = mean.input_value(1).get_node(), mean.input(0).get_partial_shape()
     if axes.get_type_name() != "Constant" or shape.rank.is_dynamic or len(shape) != 4:
         return False
@@ -105,8 +110,8 @@ def _is_over_large_maps(mean: Any) -> bool:
     return over == [2, 3] and shape[2].is_static and shape[2].get_length() >= LARGE
 
 
-def _vectors_as_maps(backbone: nn.Module) -> None:
-    """Have linear layers take a vector as a map of one point: OpenVINO is a third faster so."""
+def _vectors_as_maps(backbone: Backbone) -> None:
+    """Have linear layers treat a vector as a map of one point: OpenVINO is a third faster then."""
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
             kernel = module.weight[..., None, None]

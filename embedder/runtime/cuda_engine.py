@@ -1,31 +1,32 @@
 """float16 on a CUDA card, replayed as CUDA graphs of fixed batch sizes.
 
-Log-mels are computed in float32 before it; sequence models stay in float32.
+Log-mels are computed in float32; sequence models and the heads after them stay in float32.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from embedder.networks import Backbone
 from embedder.networks.frame_mn import FrameMN
 from embedder.runtime.base import EngineInput, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
 from embedder.runtime.selections import Selections
 
-# Batches are filled up to the next of these, so that few graphs are captured.
+# Batches are filled up to the next of these sizes, so that few graphs are captured.
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# Frames of one replay at most: 64 clips of 10 s.
+# The most mel frames of one replay: 64 clips of 10 s.
 RUN_FRAMES: Final = 64_000
-_WARM_UP: Final = 3  # runs before a capture, which pick the kernels
+_WARM_UP: Final = 3  # runs before a capture, in which torch picks the kernels
 
 
 class Shape(NamedTuple):
-    """What one graph was captured for."""
+    """What one graph was captured for: the features, and the shape of its input."""
 
     names: tuple[str, ...]
     clips: int
@@ -40,10 +41,10 @@ class Captured(NamedTuple):
     outputs: tuple[Tensor, ...]
 
 
-class CUDARuntime:
-    """One graph for each of the first selections of features and each batch size.
+class CUDAEngine:
+    """Captures a graph for each selection of features (`Selections`) and each batch size.
 
-    That is at the usual window lengths; windows of other lengths run without a graph.
+    Windows of other than the usual lengths run without a graph.
     """
 
     def __init__(self, network: EngineInput) -> None:
@@ -53,18 +54,18 @@ class CUDARuntime:
         self._frames = network.frames
         self._selections = Selections(network.backbone)
         self._captured: dict[Shape, Captured] = {}
-        self._lock = threading.Lock()  # a graph has one input
+        self._lock = threading.Lock()  # a graph has one input and one output
 
     @torch.inference_mode()
     def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
-        """[n, W], ... on the card -> {name: float32 [N, ...]}."""
+        """Groups [n, W] of windows on the card -> {name: float32 [N, ...]}."""
         return features_of(self._frontend(joined(windows)), names, self._run_all)
 
     def _run_all(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         clips = min(SIZES[-1], max(1, RUN_FRAMES // mel.shape[2]))
         with self._lock, torch.cuda.device(mel.device):
-            found = [self._run(part, names) for part in torch.split(mel.half(), clips)]
-        return [torch.cat(outputs) for outputs in zip(*found, strict=True)]
+            parts = [self._run(part, names) for part in torch.split(mel.half(), clips)]
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
     def _run(self, mel: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         clips, _, frames = mel.shape
@@ -94,7 +95,7 @@ class CUDARuntime:
         return Captured(graph, mel, outputs)
 
 
-def halved(backbone: Any) -> Any:
+def halved(backbone: Backbone) -> Backbone:
     """A folded copy with its convolutions in float16."""
     network = folded(backbone)
     (network.model if isinstance(network, FrameMN) else network).half()

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from embedder.networks import Backbone
+from embedder.networks.context import ContextGenerator
+from embedder.networks.dymn import DynamicBlock
 
-def folded(backbone: Any) -> Any:
-    """A copy of an eval-mode backbone without BatchNorm, in channels-last order."""
-    with torch.inference_mode(False), torch.no_grad():  # weights stay fit to be traced
+
+def folded(backbone: Backbone) -> Backbone:
+    """A copy of a backbone in eval mode, without BatchNorm and in channels-last order."""
+    # Without inference mode: tensors made in it could not be traced later.
+    with torch.inference_mode(False), torch.no_grad():
         network = copy.deepcopy(backbone).eval()
         for module in list(network.modules()):
             if isinstance(module, nn.Sequential):
                 _fold_sequence(module)
-            elif hasattr(module, "fold_norms"):
+            elif isinstance(module, DynamicBlock | ContextGenerator):
                 module.fold_norms()
-        return network.to(memory_format=torch.channels_last).requires_grad_(False)
+        assert isinstance(network, nn.Module)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.requires_grad_(False)
 
 
 def _fold_sequence(layers: nn.Sequential) -> None:

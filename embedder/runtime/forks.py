@@ -1,7 +1,7 @@
-"""Forked processes: a child has none of its parent's threads, and waits for ever if it needs one.
+"""Forked processes: a child has none of its parent's threads, and hangs if it needs one of them.
 
-torch's parallel loops (OpenMP) need them, and so does an engine of OpenVINO, even to be freed. So a
-child computes on one thread, and with engines that it made itself.
+torch's parallel loops (OpenMP) need such threads, and so does an engine of OpenVINO, even to be
+freed. A child therefore computes on one thread, with engines that it has built itself.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _CAN_FORK: Final = hasattr(os, "register_at_fork")  # Windows cannot
 
 
 def in_child(action: Callable[[], None]) -> None:
-    """Do this first in every process that is forked from here on."""
+    """Have every process that is forked from now on call this first."""
     if _CAN_FORK:
         os.register_at_fork(after_in_child=action)
 
 
-def never_free(thing: object) -> None:
-    """Keep an object for as long as the process lives, its very end included."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+def never_free(kept: object) -> None:
+    """Keep an object in memory until the process has ended."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 class ProcessLock:
-    """A lock of one process: in a forked child it is free, even if the parent held it."""
+    """A lock within one process; in a forked child it is free, even if the parent held it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

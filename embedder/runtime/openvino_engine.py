@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: compiled from the torch module in memory, kept on disk by its weights."""
+"""OpenVINO on the CPU: compiled from the torch module in memory, stored on disk by its weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from torch.nn import functional
 from embedder.checkpoints import cache_dir
 from embedder.networks.dymn import DyMN
 from embedder.process import keep_freed_memory, threads
-from embedder.runtime import kept
+from embedder.runtime import network_cache
 from embedder.runtime.base import EngineInput, backbone_names, features_of, joined
-from embedder.runtime.conversion import ANY, KERNELS, Graph, convert
+from embedder.runtime.conversion import ANY, KERNELS, GraphShape, convert
 from embedder.runtime.openvino_library import openvino
 from embedder.runtime.selections import Selections
 from embedder.runtime.state import fingerprint
@@ -35,27 +35,28 @@ from embedder.version import __version__
 
 log = logging.getLogger(__name__)
 
-Run: TypeAlias = Callable[[Tensor], dict[str, Tensor]]  # of a log-mel [N, M, F]
+Run: TypeAlias = Callable[[Tensor], dict[str, Tensor]]  # log-mel [N, M, F] -> features
 
-# Frames that one run takes: the maps of more do not stay in the caches.
+# Mel frames that one run takes; the maps of more frames would not stay in the caches.
 RUN_FRAMES: Final = 1024
-# A dynamic network's windows run together from so many on, and else one by one.
+# A dynamic network's windows run together if there are this many or more, and else one by one.
 MANY: Final = 16
-# Networks that are compiled several times, each for some of the threads.
+# How often a network is compiled at most, each copy for some of the threads.
 MAX_COPIES: Final = 4
-# What OpenVINO keeps of the shapes it has met, in each compiled network; a shape has some 100
-# entries. More make timestamps and changing lengths faster by an eighth, and each takes a megabyte
-# or more over all networks. Its own bound is 5000, which hundreds of lengths fill with gigabytes.
+# How many entries OpenVINO keeps of the shapes it has met, in each compiled network; a shape has
+# some 100 entries. More entries make timestamps and changing lengths faster by an eighth, but each
+# takes a megabyte or more over all networks. OpenVINO's own bound is 5000, which hundreds of
+# lengths fill with gigabytes.
 SHAPE_ENTRIES: Final = 20
-# Graphs that keep the memory of their maps (20 to 50 MB for each network) between two runs. To take
-# it again costs some milliseconds.
+# How many graphs keep the memory of their maps (20 to 50 MB for each network) between two runs. To
+# take it again costs some milliseconds.
 WARM: Final = 2
-# Raised when converting changes what comes out of it.
+# Raise this when the converted form of a network changes: older stored networks are then not read.
 CONVERSION: Final = 3
 
 
 class Requests:
-    """So many infer requests of compiled networks; `queue` has those that are idle."""
+    """A number of infer requests over compiled networks; `queue` holds the idle ones."""
 
     def __init__(self, compiled: Sequence[Any], count: int) -> None:
         self._compiled = compiled
@@ -65,7 +66,7 @@ class Requests:
             self.queue.put(compiled[number % len(compiled)].create_infer_request())
 
     def release(self) -> bool:
-        """Free the memory of maps until the next run, unless there is a run now."""
+        """Free the memory of the maps until the next run; False if a run is under way."""
         idle = []
         with suppress(Empty):
             while True:
@@ -80,29 +81,32 @@ class Requests:
                 self.queue.put(request)
 
 
-class OpenVINORuntime:
-    """A compiled network for each of the first selections of features, and one for all others."""
+class OpenVINOEngine:
+    """Compiles a network for some selections of features, and one for all others (`Selections`).
+
+    Each is compiled for the shapes that pay (`_plan`), when they are first needed.
+    """
 
     def __init__(self, network: EngineInput, precision: str) -> None:
         self.name = f"openvino cpu {precision}"
-        keep_freed_memory()  # that log-mels need again and again
+        keep_freed_memory()  # log-mels need it again and again
         self._network = network
         self._log_mel = TracedLogMel(network.frontend, network.windows)
         self._precision = precision
         self._core = openvino.Core()
         self._threads = min(threads(), torch.get_num_threads())
         self._pool = single_threaded(self._threads)
-        self._under_way = 0  # parts of all calls
-        self._requests: dict[tuple[Graph, int], Requests] = {}
-        self._warm: OrderedDict[tuple[Graph, int], Requests] = OrderedDict()  # last used last
+        self._under_way = 0  # parts that run or wait, of all calls
+        self._requests: dict[tuple[GraphShape, int], Requests] = {}
+        self._warm: OrderedDict[tuple[GraphShape, int], Requests] = OrderedDict()  # last used last
         self._selections = Selections(network.backbone)
         self._lock = threading.Lock()
 
     def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
-        """[n, W], ... -> {name: float32 [N, ...]}.
+        """Groups [n, W] of windows of one length -> {name: float32 [N, ...]}.
 
-        Where there are several parts, they run side by side from the waveform on: threads that
-        share a part wait for each other.
+        Several parts run side by side, each on one thread from the waveform on: threads that share
+        a part would wait for each other.
         """
         frames = self._network.frontend.n_frames(windows[0].shape[1])
         selection = self._selections.with_all_of(backbone_names(names))
@@ -113,32 +117,32 @@ class OpenVINORuntime:
         log_mel = partial(self._log_mel, usual=at_once)
         with self._side_by_side(len(parts)) as streams:
             run = partial(self._features, names=names, graph=graph, streams=streams)
-            found = self._each(parts, log_mel, run, streams)
-        if len(found) == 1:
-            return found[0]
-        return {name: torch.cat([part[name] for part in found]) for name in names}
+            features = self._each(parts, log_mel, run, streams)
+        if len(features) == 1:
+            return features[0]
+        return {name: torch.cat([part[name] for part in features]) for name in names}
 
     def _each(
         self, parts: Sequence[Tensor], log_mel: Callable[[Tensor], Tensor], run: Run, streams: int
     ) -> list[dict[str, Tensor]]:
-        """All log-mels, then all runs: what a step needs stays in the caches."""
+        """The features of every part; all log-mels come first, so that each step stays cached."""
         if self._threads == 1:
             return list(map(run, list(map(log_mel, parts))))
         if streams == 1:
-            # A log-mel is one thread's work: several of torch's would be in the way of the run's.
+            # One thread computes a log-mel: more of torch's would disturb those of the run.
             return list(map(run, self._pool.map(log_mel, parts)))
 
-        def hear(part: Tensor) -> Future[dict[str, Tensor]]:
+        def begin(part: Tensor) -> Future[dict[str, Tensor]]:
             return self._pool.submit(run, log_mel(part))
 
-        # The last one first: this thread, too, needs the interpreter whenever it wakes up.
-        heard = [self._pool.submit(hear, part) for part in parts]
-        runs = [future.result() for future in reversed(heard)]
+        begun = [self._pool.submit(begin, part) for part in parts]
+        # Wait for the last one first: fewer wake-ups, each of which needs the interpreter's lock.
+        runs = [future.result() for future in reversed(begun)]
         return [future.result() for future in runs][::-1]
 
     @contextmanager
     def _side_by_side(self, parts: int) -> Iterator[int]:
-        """How many runs share the threads while so many more parts are under way."""
+        """How many runs share the threads, now that this many more parts are under way."""
         with self._lock:
             self._under_way += parts
             streams = 2 ** int(math.log2(min(self._under_way, self._threads)))
@@ -148,24 +152,29 @@ class OpenVINORuntime:
             with self._lock:
                 self._under_way -= parts
 
-    @torch.inference_mode()  # of whichever thread this is
+    @torch.inference_mode()  # set in every thread that comes here, because each has its own mode
     def _features(
-        self, mel: Tensor, names: Collection[str], graph: Graph, streams: int
+        self, mel: Tensor, names: Collection[str], graph: GraphShape, streams: int
     ) -> dict[str, Tensor]:
         return features_of(mel, names, partial(self._run, graph=graph, streams=streams))
 
-    def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> Graph:
-        """Of fixed shape where that pays: 7 % for static networks, half for mixed kernels."""
+    def _plan(self, names: tuple[str, ...], clips: int, frames: int) -> GraphShape:
+        """The graph for a selection and its input; its shape is fixed where that pays.
+
+        A fixed shape saves 7 % of a static network's time, and 50 % of a dynamic network's.
+        """
         dynamic = isinstance(self._network.backbone, DyMN)
         usual = frames in self._network.frames and self._selections.is_own(names)
         if not usual:
-            return Graph(names, 1 if dynamic else ANY)
+            return GraphShape(names, 1 if dynamic else ANY)
         together = RUN_FRAMES // frames
         if together >= MANY and not dynamic:
-            return Graph(names)  # which takes what is left over without filling it up
-        return Graph(names, together if together >= MANY and clips >= MANY else 1, frames)
+            return GraphShape(names)  # any number of clips: the last run needs no filling up
+        return GraphShape(names, together if together >= MANY and clips >= MANY else 1, frames)
 
-    def _run(self, mel: Tensor, names: tuple[str, ...], graph: Graph, streams: int) -> list[Tensor]:
+    def _run(
+        self, mel: Tensor, names: tuple[str, ...], graph: GraphShape, streams: int
+    ) -> list[Tensor]:
         clips = len(mel)
         if clips < graph.clips:
             mel = functional.pad(mel, (0, 0, 0, 0, 0, graph.clips - clips))
@@ -176,8 +185,8 @@ class OpenVINORuntime:
             return [torch.from_numpy(output.data[:clips].copy()) for output in outputs]
 
     @contextmanager
-    def _borrowed(self, graph: Graph, streams: int) -> Iterator[Any]:
-        """One of as many infer requests as run side by side; whoever comes too late waits."""
+    def _borrowed(self, graph: GraphShape, streams: int) -> Iterator[Any]:
+        """An idle one of the `streams` infer requests; if all are in use, wait for one."""
         with self._lock:
             if (graph, streams) not in self._requests:
                 self._requests[graph, streams] = self._new_requests(graph, streams)
@@ -192,17 +201,17 @@ class OpenVINORuntime:
             self._cool()
 
     def _cool(self) -> None:
-        """Leave memory for maps to the graphs that were used last."""
+        """Free the memory of the maps of all graphs but those used last."""
         with self._lock:
             for key in list(self._warm)[:-WARM]:
                 if self._warm[key].release():
                     del self._warm[key]
 
-    def _new_requests(self, graph: Graph, streams: int) -> Requests:
-        """Each of a compiled network of its own, if they are few.
+    def _new_requests(self, graph: GraphShape, streams: int) -> Requests:
+        """The infer requests of a graph: each on a compiled network of its own, if they are few.
 
-        Such a network runs in the thread that asks. One with several streams hands every clip to
-        a thread of its own, which takes a tenth longer, but holds its weights once.
+        Such a network runs in the thread that calls it. A network with several streams gives every
+        clip to a thread of its own, which takes a tenth longer but needs its weights only once.
         """
         copies = streams if streams <= MAX_COPIES else 1
         options = {
@@ -217,28 +226,33 @@ class OpenVINORuntime:
             [self._core.compile_model(model, "CPU", options) for _ in range(copies)], streams
         )
 
-    def _model(self, graph: Graph) -> Any:
-        """The converted network, from disk where an earlier process left it."""
-        folder = self._kept_at(graph) if self._is_published() else None
-        if folder is not None and (model := kept.read(self._core, folder)) is not None:
+    def _model(self, graph: GraphShape) -> Any:
+        """The converted network, read from disk if an earlier process has stored it."""
+        folder = self._stored_at(graph) if self._is_published() else None
+        if folder is not None and (model := network_cache.read(self._core, folder)) is not None:
             return model
         model = convert(self._network, graph)
         try:
             if folder is not None and self._is_published():
-                return kept.keep(self._core, model, folder, graph.kernels)
-            return kept.passed_through(self._core, model, graph.kernels) if graph.kernels else model
+                return network_cache.write(self._core, model, folder, graph.kernels)
+            if not graph.kernels:
+                return model
+            return network_cache.passed_through(self._core, model, graph.kernels)
         except OSError as error:
-            # Without its kernels it takes up to a tenth longer.
+            # The network runs all the same, but without its kernels up to a tenth slower.
             log.warning("the converted network could not be kept on disk: %s", error)
             return model
 
     def _is_published(self) -> bool:
-        """Whether the numbers are those of a file, now that they are read."""
+        """Whether the weights are a file's, at this moment."""
         identity = self._network.identity
         return identity != "" and fingerprint(self._network.backbone) == identity
 
-    def _kept_at(self, graph: Graph) -> Path:
-        """By all that decides the saved form; precision and threads are chosen for it later."""
+    def _stored_at(self, graph: GraphShape) -> Path:
+        """The folder of a graph, named by all that decides its stored form.
+
+        Precision and threads are not part of it: they are chosen when the network is compiled.
+        """
         versions = (__version__, CONVERSION, openvino.__version__, torch.__version__)
         network = self._network
         front_end = (asdict(network.frontend.config), network.frames)
@@ -248,13 +262,13 @@ class OpenVINORuntime:
 
 
 def single_threaded(count: int) -> ThreadPoolExecutor:
-    """Threads within which torch uses one thread each, and as many as before everywhere else."""
+    """A pool in whose threads torch computes on one thread; elsewhere it uses as many as before."""
     all_threads = torch.get_num_threads()
     started = threading.Barrier(count + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # which would take the others' number later, at the first need
-        torch.set_num_threads(1)  # of this thread; of new ones too, until it is set again
+        torch.get_num_threads()  # a first call after the next line would undo it
+        torch.set_num_threads(1)  # for this thread, and for new ones until the last line below
         started.wait()
 
     pool = ThreadPoolExecutor(count, "openvino", start)

@@ -1,10 +1,11 @@
-"""OpenVINO, imported so that no usage statistics leave and its first runs cannot block."""
+"""OpenVINO, imported so that it sends no usage statistics and its first runs cannot block."""
 
 from __future__ import annotations
 
 import sys
 
-# What is None here counts as not installed. It would report to Intel, and write into the home.
+# A module that is None here counts as not installed. This one would send reports to Intel and write
+# into the user's home folder.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
@@ -12,8 +13,9 @@ from openvino import opset13  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: E402
 
-# NumPy's types are looked up at the first need of one. Threads that need one at the same time wait
-# for each other for ever (pybind11's fault, within OpenVINO); this module is imported by one alone.
+# OpenVINO looks NumPy's types up when it first needs one. Threads that need one at the same time
+# then wait for each other for ever (a fault of pybind11, which OpenVINO is built with). An import
+# runs in one thread alone, so the types are looked up here.
 openvino.Type.f32.to_dtype()
 
 __all__ = ["FrontEndManager", "TorchScriptPythonDecoder", "openvino", "opset13"]

@@ -1,26 +1,28 @@
-"""Which features an engine's graphs give, when any may be asked for."""
+"""The selections of features that an engine makes graphs for, however many it is asked for."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Final
+from typing import Final
 
+from embedder.networks import Backbone
 from embedder.networks.frame_mn import STRONG, FrameMN
 from embedder.runtime.base import backbone_names
 
-# Beside the first selection, these have graphs of their own: what tags and events are made of. More
-# would take memory and threads without end, and seconds each; a graph of every feature takes 11 to
-# 30 % longer to run than one of the usual ones.
+# Tags and events are made of these. Like the first selection that is asked for, they have graphs of
+# their own. More graphs would take memory and threads without bound, and seconds each to make. A
+# graph of every feature, in turn, takes 11 to 30 % longer to run than a graph of the usual ones.
 LABELS: Final = (("logits",), (STRONG,))
 
 
 class Selections:
-    """The first selection that is asked for, labels alone, and one of everything for all others.
+    """The selections that have graphs: the first that is asked for, labels alone, and all features.
 
-    What is part of a selection that has a graph comes from that graph.
+    Features that are part of such a selection come from its graph, and any others from the graph
+    of all features.
     """
 
-    def __init__(self, backbone: Any) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         frames = {STRONG} if isinstance(backbone, FrameMN) else set()
         self._every = backbone_names({*backbone.tap_sizes, *frames})
         self._own: set[tuple[str, ...]] = set()
@@ -31,11 +33,11 @@ class Selections:
         return names != self._every
 
     def with_all_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """What a graph gives that gives these names."""
+        """The selection whose graph to run for these names, which has all of them."""
         with self._lock:
-            enough = [own for own in self._own if set(names) <= set(own)]
-            if enough:
-                return min(enough, key=lambda own: (len(own), own))
+            larger = [own for own in self._own if set(names) <= set(own)]
+            if larger:
+                return min(larger, key=lambda own: (len(own), own))
             if self._own and names not in LABELS:
                 return self._every
             self._own.add(names)

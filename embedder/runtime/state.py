@@ -1,4 +1,4 @@
-"""What a network's numbers are made of: whether it changed since, and a hash of all of it."""
+"""Whether a network has changed, and a fingerprint of all that decides its numbers."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ import torch
 from blake3 import blake3
 from torch import nn
 
+from embedder.networks import Backbone
+
 _version_of: Final = attrgetter("_version")
 _values: Final = methodcaller("values")
 _END: Final = object()
 # Attributes of a module, beside its tensors, that decide what it computes.
 _PLAIN: Final = (bool, int, float, str, tuple, type(None))
-# A module's own entries of these names tell nothing about its numbers.
-_TELL_NOTHING: Final = frozenset({"training", "tap_sizes"})
+# Attributes that do not decide what a module computes.
+_IGNORED: Final = frozenset({"training", "tap_sizes"})
 
 
-class Watch:
-    """A network as it was when this was made, to be asked before every run whether it still is.
+class ChangeWatch:
+    """Tells before every run whether a network is as it was when the watch began.
 
     It notices tensors that were written to, moved or replaced, and modules that were replaced or
-    given hooks. What is done through `Tensor.data`, which torch itself cannot notice, and changed
-    numbers that are no tensors stay unseen.
+    given hooks. It does not notice writes through `Tensor.data`, as torch itself does not, nor
+    changed numbers that are no tensors.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Backbone) -> None:
         modules = list(network.modules())
         inside = [part for m in modules for part in (m._parameters, m._buffers, m._modules)]
         self._inside = [part for part in inside if part]
         self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._held = [*chain.from_iterable(part.values() for part in self._inside), _END]
         tensors = list(chain(network.parameters(), network.buffers()))
-        # Those made in inference mode have no version.
+        # Inference tensors have no version counter.
         self._tensors = [tensor for tensor in tensors if not tensor.is_inference()]
         self._versions = sum(map(_version_of, self._tensors))
         self._first = tensors[0]
@@ -43,7 +45,7 @@ class Watch:
         self.hooked = any(self._hooks)
 
     def unchanged(self) -> bool:
-        """Whether all is as it was: asked for mn10 it takes some 0.03 ms."""
+        """Whether all is as it was; for mn10, telling takes some 0.03 ms."""
         now = chain(chain.from_iterable(map(_values, self._inside)), (_END,))
         return (
             all(map(is_, now, self._held))
@@ -53,10 +55,10 @@ class Watch:
         )
 
 
-def fingerprint(network: nn.Module) -> str:
-    """A hash of every number that a network has; "" where hooks or replaced methods may add to it.
+def fingerprint(network: Backbone) -> str:
+    """A hash of every number of a network; "" if hooks or a replaced `forward` may change results.
 
-    The same for the same weights, wherever they came from.
+    Equal weights have equal fingerprints, wherever they came from.
     """
     digest = blake3()
     for path, module in network.named_modules():
@@ -74,5 +76,5 @@ def _plain(module: nn.Module) -> list[tuple[str, Any]]:
     return sorted(
         (name, value)
         for name, value in vars(module).items()
-        if isinstance(value, _PLAIN) and name not in _TELL_NOTHING
+        if isinstance(value, _PLAIN) and name not in _IGNORED
     )

@@ -1,4 +1,4 @@
-"""torch: the module itself, or a copy with BatchNorm folded and channels last."""
+"""torch runs the module itself, or a copy with BatchNorm folded and channels last."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from embedder.runtime.base import EngineInput, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
 
 
-class EagerRuntime:
-    """The module itself, as training has it: whatever is changed in it shows at once."""
+class EagerEngine:
+    """The module itself, as training has it; a change of it shows at once."""
 
     def __init__(self, network: EngineInput) -> None:
         self.name = f"eager {network.device.type} f32"
@@ -22,13 +22,13 @@ class EagerRuntime:
 
     @torch.inference_mode()
     def features(self, windows: Sequence[Tensor], names: Collection[str]) -> dict[str, Tensor]:
-        """[n, W], ... -> {name: float32 [N, ...]}."""
+        """Groups [n, W] of windows of one length -> {name: float32 [N, ...]}."""
         return features_of(
             self._frontend(joined(windows)), names, partial(outputs_of, self._backbone)
         )
 
 
-class TorchRuntime(EagerRuntime):
+class TorchEngine(EagerEngine):
     """A folded copy of the backbone, on the backbone's device."""
 
     def __init__(self, network: EngineInput) -> None:

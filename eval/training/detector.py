@@ -27,8 +27,7 @@ from embedder.events.frames import n_frames
 from embedder.frontend import LogMel
 from embedder.model import AudioEmbedder
 from embedder.networks.frame_mn import FrameLogits, FrameMN
-from embedder.zoo import FrameMNConfig, MNConfig
-from embedder.zoo import Sequence as SequenceModel
+from embedder.zoo import FrameMNConfig, MNConfig, SequenceName
 from eval.data.labelled import Dataset
 from eval.data.strong import PseudoLabels, StrongSet, clip_targets, shuffled
 from eval.scores.frame_scores import FrameScores
@@ -239,7 +238,7 @@ def parameter_groups(model: FrameMN, config: DetectorConfig) -> list[dict[str, A
 def detector_of(
     base: AudioEmbedder,
     labels: Sequence[str],
-    sequence: SequenceModel | None = None,
+    sequence: SequenceName | None = None,
     dim: int | None = None,
     seed: int = 0,
 ) -> AudioEmbedder:
@@ -269,7 +268,7 @@ def detector_of(
 
 
 def _frame_network(
-    base: AudioEmbedder, sequence: SequenceModel | None, dim: int | None, classes: int
+    base: AudioEmbedder, sequence: SequenceName | None, dim: int | None, classes: int
 ) -> FrameMNConfig:
     network, mel = base.spec.network, base.spec.mel
     if not isinstance(network, MNConfig | FrameMNConfig):

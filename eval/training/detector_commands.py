@@ -13,7 +13,7 @@ from eval.training.commands import Device, Layout, Out, Seed, Weights
 from eval.training.console import chosen_device, report, run, say
 
 if TYPE_CHECKING:
-    from embedder.zoo import Sequence
+    from embedder.zoo import SequenceName
 
 
 def mixtures(
@@ -96,10 +96,10 @@ def detector(
     task.save(out / f"{out.name}.safetensors")
 
 
-def _sequence(name: str | None) -> Sequence | None:
+def _sequence(name: str | None) -> SequenceName | None:
     from embedder.networks.sequence import STACKS
 
-    kinds: tuple[Sequence, ...] = ("gru", *STACKS)
+    kinds: tuple[SequenceName, ...] = ("gru", *STACKS)
     for kind in kinds:
         if kind == name:
             return kind

@@ -24,7 +24,7 @@ import soxr
 from numpy.typing import NDArray
 
 from embedder.audio import decode as audio
-from embedder.audio import libav
+from embedder.audio import libav, mono
 from embedder.audio.decode import (
     HTTP_LIMITS,
     OPEN_LIMITS,
@@ -424,7 +424,8 @@ def test_bad_files_give_a_typed_error_or_what_is_there(name: str, as_path: bool)
 
 GREEDY = """
 import struct
-from embedder.audio.decode import BadAudio, load_audio
+from embedder.audio.decode import load_audio
+from embedder.errors import BadAudio
 from eval.bench.memory import peak_megabytes
 
 form = struct.pack("<IHHIIHH", 16, 1, 1, 32_000, 64_000, 2, 16)
@@ -453,6 +454,7 @@ WATCHED_DECODING = """
 import json, logging, os, sys, threading
 from pathlib import Path
 import embedder.audio.decode as audio
+from embedder.errors import BadAudio
 from eval.bench.memory import peak_megabytes
 
 logging.disable()
@@ -474,7 +476,7 @@ def decode_all():
     for source in sources:
         try:
             audio.load_audio(source, 32_000, audio.HTTP_LIMITS)
-        except audio.BadAudio:
+        except BadAudio:
             pass
 
 sources = [Path(path).read_bytes() for path in sys.argv[1:]]
@@ -675,7 +677,7 @@ def test_the_clock_counts_decoding_but_not_the_reader(monkeypatch: pytest.Monkey
     limits = DecodeLimits(max_wall_seconds=5)
     for _ in stream_audio(source, RATE, limits, block_seconds=1):
         clock[0] += 100  # a slow reader
-    monkeypatch.setattr(audio, "check_samples", lambda _: clock.__setitem__(0, clock[0] + 6))
+    monkeypatch.setattr(mono, "check_samples", lambda _: clock.__setitem__(0, clock[0] + 6))
     slow = encoded(np.zeros((1, 10 * RATE)), RATE, "wav", "pcm_f32le")
     with pytest.raises(AudioTooLarge, match="5 s"):
         load_audio(slow, RATE, limits)

@@ -15,7 +15,7 @@ from embedder.errors import BadRequest
 from embedder.frontend import LogMel
 from embedder.networks.blocks import BlockConfig
 from embedder.networks.context import Affine, affine, context_size
-from embedder.networks.dymn import DyMN, DynamicBlock, TemperatureSchedule, dynamic_places
+from embedder.networks.dymn import DyMN, DynamicBlock, TemperatureSchedule, dynamic_positions
 from embedder.networks.dynamic import (
     DynamicDepthwise,
     DynamicPointwise,
@@ -205,7 +205,7 @@ def test_context_sizes(width: float, expanded: int, changes: dict[str, int], siz
 
 def test_places_of_dynamic_blocks() -> None:
     places = {
-        placement: "".join("d" if dynamic else "-" for dynamic in dynamic_places(config))
+        placement: "".join("d" if dynamic else "-" for dynamic in dynamic_positions(config))
         for placement in ("all", "replace_se", "first", "middle", "last")
         for config in [DyMNConfig(placement=placement)]  # type: ignore[arg-type]
     }

@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from embedder.frontend import LogMel
 from embedder.networks.frame_mn import FrameMN, published_names
-from embedder.zoo import MEL_16K, MODELS, FrameMNConfig, Sequence
+from embedder.zoo import MEL_16K, MODELS, FrameMNConfig, SequenceName
 from tests import golden
 from tests.shared import needs_shared
 from tests.tensors import distance, noise
 
 TOLERANCE, TOLERANCE_HALF = 5e-4, 5e-3
-KINDS: tuple[Sequence, ...] = ("tf", "attn", "gru", "tcn", "hybrid", "mamba")
+KINDS: tuple[SequenceName, ...] = ("tf", "attn", "gru", "tcn", "hybrid", "mamba")
 CONSTANTS = (".freqs",)
 
 # name in state_dicts.json -> architecture; golden files have "_" for "+"
@@ -36,7 +36,7 @@ GOLDEN = {
 }
 
 
-def small(sequence: Sequence | None = None) -> FrameMN:
+def small(sequence: SequenceName | None = None) -> FrameMN:
     torch.manual_seed(0)
     return FrameMN(FrameMNConfig(0.1, sequence, 32)).eval().requires_grad_(False)
 
@@ -92,7 +92,7 @@ def test_a_frame_for_every_40_ms(frames: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
-def test_features_by_name(kind: Sequence | None) -> None:
+def test_features_by_name(kind: SequenceName | None) -> None:
     network, mel = small(kind), noise(3, 128, 70)
     features = network.features_by_name(mel, list(network.tap_sizes))
     sizes = {tap: (3, size) for tap, size in network.tap_sizes.items()}
@@ -110,7 +110,7 @@ def test_features_by_name(kind: Sequence | None) -> None:
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
-def test_alone_and_batched_agree(kind: Sequence | None) -> None:
+def test_alone_and_batched_agree(kind: SequenceName | None) -> None:
     network, mel = small(kind), noise(4, 128, 250)
     batched = network.detect(mel)
     alone = [network.detect(clip[None]) for clip in mel]
@@ -119,7 +119,7 @@ def test_alone_and_batched_agree(kind: Sequence | None) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tf", "hybrid", "mamba"])
-def test_a_traced_network_takes_other_sizes(kind: Sequence) -> None:
+def test_a_traced_network_takes_other_sizes(kind: SequenceName) -> None:
     network = small(kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated, and OpenVINO's way in
@@ -139,7 +139,7 @@ def test_legacy_names() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_learns(kind: Sequence) -> None:
+def test_every_parameter_learns(kind: SequenceName) -> None:
     network = small(kind).train().requires_grad_(True)
     strong, weak = network.detect(noise(2, 128, 200))
     (strong.square().mean() + weak.square().mean()).backward()

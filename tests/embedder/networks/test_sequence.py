@@ -13,11 +13,11 @@ from embedder.networks.attention import GatedAttention, RMSNorm, RotaryPositions
 from embedder.networks.mamba import CHUNK, STATE, Mamba2, head_size, state_space
 from embedder.networks.recurrence import MinGRU, linear_scan
 from embedder.networks.sequence import TCN, CausalConv, sequence_model, sequence_size
-from embedder.zoo import Sequence
+from embedder.zoo import SequenceName
 from tests.tensors import noise
 
-KINDS: tuple[Sequence, ...] = ("tf", "attn", "gru", "tcn", "hybrid", "mamba")
-CAUSAL: tuple[Sequence, ...] = ("tcn", "mamba")
+KINDS: tuple[SequenceName, ...] = ("tf", "attn", "gru", "tcn", "hybrid", "mamba")
+CAUSAL: tuple[SequenceName, ...] = ("tcn", "mamba")
 
 
 def step_by_step(decay: Tensor, drive: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def test_mamba_sizes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 2, 65])
-def test_shapes(kind: Sequence, steps: int) -> None:
+def test_shapes(kind: SequenceName, steps: int) -> None:
     model = sequence_model(kind, 20, 32).eval()
     with torch.inference_mode():
         y = model(noise(3, steps, 20))
@@ -156,7 +156,7 @@ def test_shapes(kind: Sequence, steps: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_sees_the_future(kind: Sequence) -> None:
+def test_who_sees_the_future(kind: SequenceName) -> None:
     torch.manual_seed(0)
     model = sequence_model(kind, 20, 32).double().eval()
     x = noise(1, 100, 20, dtype=torch.float64)

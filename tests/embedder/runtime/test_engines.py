@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from embedder import AudioEmbedder, load_audio, runtime, zoo
 from embedder.errors import BadRequest
-from embedder.runtime import choose, conversion, create, kept, lazy, openvino_engine
-from embedder.runtime.base import EngineInput, Runtime
+from embedder.runtime import choose, conversion, create, lazy, network_cache, openvino_engine
+from embedder.runtime.base import Engine, EngineInput
 from embedder.runtime.cuda_engine import halved
 from embedder.zoo import MODELS, DyMNConfig, FrameMNConfig, MelConfig, ModelSpec, lookup
 from eval.dymn_inspections import inspected
@@ -193,7 +193,7 @@ def test_threads_share_an_engine() -> None:
 def test_threads_that_come_first_share_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    def slow(choice: str, network: EngineInput) -> Runtime:
+    def slow(choice: str, network: EngineInput) -> Engine:
         made.append(choice)
         time.sleep(0.05)
         return create(choice, network)
@@ -208,7 +208,7 @@ def test_threads_that_come_first_share_one_engine(monkeypatch: pytest.MonkeyPatc
 def test_networks_are_converted_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     most = under_way = 0
 
-    def counted(network: EngineInput, graph: openvino_engine.Graph) -> object:
+    def counted(network: EngineInput, graph: conversion.GraphShape) -> object:
         nonlocal most, under_way
         under_way += 1
         most = max(most, under_way)
@@ -408,7 +408,7 @@ class TestKeptNetworks:
         model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
         convert = openvino_engine.convert
 
-        def disturbed(network: EngineInput, graph: conversion.Graph) -> Any:
+        def disturbed(network: EngineInput, graph: conversion.GraphShape) -> Any:
             _write_through_data(network.backbone)
             return convert(network, graph)
 
@@ -422,7 +422,7 @@ class TestKeptNetworks:
         def full(*_: Any, **__: Any) -> None:
             raise RuntimeError("Check 'bin_file' failed: can't write")
 
-        monkeypatch.setattr(kept.openvino, "save_model", full)
+        monkeypatch.setattr(network_cache.openvino, "save_model", full)
         model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
         model.scene(self.wave)
         model.scene(waves(1, 10 * model.sample_rate))
@@ -454,15 +454,15 @@ class TestKeptNetworks:
     def test_what_was_used_longest_ago_goes_first(self, tmp_path: Path) -> None:
         for age, name in enumerate(("new", "old.bin", "older")):
             entry = tmp_path / "networks" / name
-            file = entry if entry.suffix else entry / kept.WEIGHTS
+            file = entry if entry.suffix else entry / network_cache.WEIGHTS
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(bytes(100))
             os.utime(entry, (1e9 - age, 1e9 - age))
-        kept.prune(tmp_path / "networks", 300)
+        network_cache.prune(tmp_path / "networks", 300)
         assert len(list((tmp_path / "networks").iterdir())) == 3
-        kept.prune(tmp_path / "networks", 250)
+        network_cache.prune(tmp_path / "networks", 250)
         assert sorted(path.name for path in (tmp_path / "networks").iterdir()) == ["new", "old.bin"]
-        kept.prune(tmp_path / "networks", 100)
+        network_cache.prune(tmp_path / "networks", 100)
         assert [path.name for path in (tmp_path / "networks").iterdir()] == ["new"]
 
 
@@ -556,7 +556,7 @@ def test_graphs_that_gave_back_their_memory_go_on(monkeypatch: pytest.MonkeyPatc
     sounds = [waves(1, 8_000), waves(3, 320_000), waves(1, 320_000)]
     first = [model.scene(wave) for wave in sounds]
     engine = model._current.runtime()
-    assert isinstance(engine, openvino_engine.OpenVINORuntime)
+    assert isinstance(engine, openvino_engine.OpenVINOEngine)
     assert len(engine._requests) > len(engine._warm) == 1
     for wave, vectors in zip(sounds, first, strict=True):
         assert torch.equal(model.scene(wave), vectors)

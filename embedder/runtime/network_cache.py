@@ -1,8 +1,9 @@
-"""Converted networks on disk, between processes: a folder each, under a hash of what it holds.
+"""Converted networks on disk, between processes: one folder each, named by a hash of its contents.
 
-A folder appears at once, by a rename, so that processes that make the same network at the same
-time, or die while they do, leave a whole one or none. What is read is what was written: a hash lies
-beside it. All folders together have a bounded size, and those go first that were used longest ago.
+A folder appears at once, by a rename. Processes that write the same network at the same time, or
+die while they write, therefore leave a whole folder or none. A hash beside the files shows that
+what is read is what was written. All folders together have a bounded size; when it is exceeded,
+those that were used longest ago are removed.
 """
 
 from __future__ import annotations
@@ -23,23 +24,25 @@ from embedder.runtime.openvino_library import openvino
 
 log = logging.getLogger(__name__)
 
-KEPT_BYTES: Final = 2 << 30
+MAX_BYTES: Final = 2 << 30
 GRAPH: Final = "network.xml"
 WEIGHTS: Final = "network.bin"
 HASH: Final = "network.blake3"
-# How a graph's file names a layer, and what to add there.
+# How a saved graph names a layer, and what is added after it to ask for kernels.
 LAYER: Final = re.compile(r'<layer [^>]*type="(?P<type>\w+)"[^>]*>')
-WISH: Final = '<rt_info><attribute name="primitives_priority" version="0" value="{}" /></rt_info>'
+PRIORITY: Final = (
+    '<rt_info><attribute name="primitives_priority" version="0" value="{}" /></rt_info>'
+)
 
 
 def read(core: Any, folder: Path) -> Any | None:
-    """The network kept in a folder; None where there is none, or none that is whole."""
+    """The network in a folder; None if there is no folder, or it is damaged."""
     try:
         if not folder.is_dir():
             return None
         if (folder / HASH).read_text("ascii") == _hash(folder):
             model = core.read_model(folder / GRAPH)
-            with suppress(OSError):  # another user's
+            with suppress(OSError):  # the folder belongs to another user
                 os.utime(folder)
             return model
         reason = "its hash is another"
@@ -49,33 +52,37 @@ def read(core: Any, folder: Path) -> Any | None:
     return None
 
 
-def keep(core: Any, model: Any, folder: Path, kernels: Mapping[str, str]) -> Any:
-    """Write a network into a folder of its own, and give it as it is read from there.
+def write(core: Any, model: Any, folder: Path, kernels: Mapping[str, str]) -> Any:
+    """Write a network into a new folder, and return it as it is read from there.
 
-    Raises OSError where that cannot be.
+    Raises
+    ------
+    OSError : the folder cannot be written.
     """
     parent = folder.parent
     parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(parent) as made:
-        written = _written(core, model, made, kernels)
-        (made / HASH).write_text(_hash(made), "ascii")
-        made.chmod(0o755)
-        _put(made, folder)
-    prune(parent, KEPT_BYTES)
+    with _temporary(parent) as temporary:
+        written = _written(core, model, temporary, kernels)
+        (temporary / HASH).write_text(_hash(temporary), "ascii")
+        temporary.chmod(0o755)
+        _move(temporary, folder)
+    prune(parent, MAX_BYTES)
     return written
 
 
 def passed_through(core: Any, model: Any, kernels: Mapping[str, str]) -> Any:
-    """A network with its wishes for kernels, which OpenVINO takes from files alone.
+    """A network that asks for these kernels, which OpenVINO accepts from files alone.
 
-    Raises OSError where no folder can be written to.
+    Raises
+    ------
+    OSError : no temporary folder can be written.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         return _written(core, model, Path(folder), kernels)
 
 
 def prune(parent: Path, limit: int) -> None:
-    """Remove what was used longest ago, until the rest has `limit` bytes at most."""
+    """Remove the entries used longest ago, until the rest has at most `limit` bytes."""
     total = 0
     for _, entry in sorted(_entries(parent), reverse=True):
         total += _size(entry)
@@ -84,29 +91,29 @@ def prune(parent: Path, limit: int) -> None:
 
 
 def _written(core: Any, model: Any, folder: Path, kernels: Mapping[str, str]) -> Any:
-    """A network as it comes back from a folder's files, which shows that they are whole."""
+    """Save a network and read it back, which shows that the files are whole."""
     try:
         openvino.save_model(model, folder / GRAPH, compress_to_fp16=False)
         if kernels:
             _prefer(folder / GRAPH, kernels)
         return core.read_model(folder / GRAPH)
-    except RuntimeError as error:  # which is how OpenVINO says that a disk is full
+    except RuntimeError as error:  # OpenVINO raises it when a disk is full
         raise OSError(f"OpenVINO could not write it: {error}") from error
 
 
-def _put(made: Path, folder: Path) -> None:
-    """A rename fails where another process was faster, or where a damaged folder lies."""
+def _move(temporary: Path, folder: Path) -> None:
+    """Give a folder its name, also where a damaged one or another process's has it."""
     try:
-        made.rename(folder)
+        temporary.rename(folder)
     except OSError:
         with _temporary(folder.parent) as aside:
             folder.rename(aside / folder.name)
-        made.rename(folder)
+        temporary.rename(folder)
 
 
 @contextmanager
 def _temporary(parent: Path) -> Iterator[Path]:
-    """A folder that may have been moved away when it is no longer needed."""
+    """A folder that is removed at the end, unless it was moved away before."""
     folder = Path(tempfile.mkdtemp(dir=parent, prefix="."))
     try:
         yield folder
@@ -122,7 +129,7 @@ def _hash(folder: Path) -> str:
 
 
 def _entries(parent: Path) -> Iterator[tuple[float, Path]]:
-    """All that lies in a folder, with the time of its last use."""
+    """All files and folders in a folder, each with the time of its last use."""
     for entry in parent.iterdir():
         with suppress(OSError):  # another process removed it
             yield entry.stat().st_mtime, entry
@@ -145,11 +152,11 @@ def _remove(entry: Path) -> None:
 
 
 def _prefer(path: Path, kernels: Mapping[str, str]) -> None:
-    """Have layers of a saved graph run on these kernels, by type, where the processor has them."""
+    """Have layers of these types run on these kernels, where the processor has them."""
 
-    def wished(layer: re.Match[str]) -> str:
-        wish = kernels.get(layer["type"])
-        return layer[0] + (WISH.format(wish) if wish else "")
+    def with_priority(layer: re.Match[str]) -> str:
+        kernel = kernels.get(layer["type"])
+        return layer[0] + (PRIORITY.format(kernel) if kernel else "")
 
     text = path.read_text("utf-8")
-    path.write_text(LAYER.sub(wished, text), "utf-8")
+    path.write_text(LAYER.sub(with_priority, text), "utf-8")
