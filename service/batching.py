@@ -17,13 +17,14 @@ import asyncio
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from embedder.errors import EmbedderError
@@ -227,7 +228,8 @@ class Batcher:
             group = min(self._groups, key=lambda key: self._groups[key][0].due)
             patience = self._patience(self._groups[group])
             if patience > 0:
-                await _wait(self._changed, patience)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), patience)
                 continue
             return self._take(group)
         return None
@@ -288,12 +290,5 @@ class Batcher:
         self._pace.note(batch.jobs[0].width, batch.samples, seconds)
 
 
-def _finite(arrays: Any) -> bool:
+def _finite(arrays: Iterable[NDArray[np.float32]]) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return

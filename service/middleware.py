@@ -36,11 +36,13 @@ class Body:
         self._receive = receive
         self._limit = limit
         self._clock = clock
-        self._announced, chunked = _framing(scope)
-        self._expects = any(name == b"expect" for name, _ in scope["headers"])
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        self._announced = int(length) if length.isdigit() else 0
+        self._expects = b"expect" in headers
         self._begun = False
         self._ended = False  # even the empty body of a GET ends with a message
-        self.complete = not self._announced and not chunked
+        self.complete = not self._announced and b"transfer-encoding" not in headers
         self.size = 0
         if self.complete:
             self.stop_clock()
@@ -52,9 +54,7 @@ class Body:
         if self._announced > self._limit:
             raise BodyTooLarge(self._limit)
         if not self._begun:
-            memory.check(
-                self._announced
-            )  # refuse a body that will not fit before reading any of it
+            memory.check(self._announced)  # before any byte of it is read
         self._begun = True
         message = await self._receive()
         chunk = len(message.get("body", b""))
@@ -152,10 +152,3 @@ class Guard:
 def server_timing(timings: dict[str, float]) -> bytes:
     """Return the value of the header Server-Timing: stages in milliseconds."""
     return ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in timings.items()).encode()
-
-
-def _framing(scope: Scope) -> tuple[int, bool]:
-    """Return the Content-Length (0 if there is none), and whether the body is chunked."""
-    headers = dict(scope["headers"])
-    length = headers.get(b"content-length", b"0")
-    return int(length) if length.isdigit() else 0, b"transfer-encoding" in headers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 from fastapi import Request
@@ -67,8 +67,20 @@ def is_form(request: Request) -> bool:
 
 async def _from_form(request: Request, options: frozenset[str]) -> bytes:
     stream = request.stream()
+    parser = _InMemory(
+        request.headers,
+        stream,
+        max_files=_MAX_PARTS,
+        max_fields=_MAX_PARTS,
+        max_part_size=MULTIPART_OVERHEAD,
+    )
     try:
-        return await _file_of(request, stream, options)
+        _check_charset(request.headers.get("content-type", ""))
+        form = await parser.parse()
+        try:
+            return await _only_file(form, options).read()
+        finally:
+            await form.close()
     except (BadRequest, MultiPartException) as error:
         # Read the rest, too: closing the connection during the upload would lose the answer.
         async for _ in stream:
@@ -76,24 +88,6 @@ async def _from_form(request: Request, options: frozenset[str]) -> bytes:
         if isinstance(error, MultiPartException):
             raise BadRequest(f"malformed multipart body: {error.message}") from error
         raise
-
-
-async def _file_of(
-    request: Request, stream: AsyncIterator[bytes], options: frozenset[str]
-) -> bytes:
-    parser = _InMemory(
-        request.headers,
-        stream,  # type: ignore[arg-type]  # any iterator will do
-        max_files=_MAX_PARTS,
-        max_fields=_MAX_PARTS,
-        max_part_size=MULTIPART_OVERHEAD,
-    )
-    _check_charset(request.headers.get("content-type", ""))
-    form = await parser.parse()
-    try:
-        return await _only_file(form, options).read()
-    finally:
-        await form.close()
 
 
 def _only_file(form: FormData, options: frozenset[str]) -> UploadFile:
