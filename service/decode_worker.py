@@ -1,4 +1,4 @@
-"""The process in which untrusted audio is decoded: `python -m service.decode_worker LIMITS`.
+"""The process in which untrusted audio is decoded: `python -m service.decode_worker SETTINGS`.
 
 It reads one job after the other from stdin and writes a reply to each to stdout:
 

@@ -1,4 +1,4 @@
-"""One decoder process, seen from the server: how it is started, asked, and ended.
+"""One decoder process, seen from the server: how it starts, gets a job, and ends.
 
 A process has one job at a time, so that a death has one cause. What it does is in
 `service.decode_worker`; who asks which process is in `service.decoding`.
@@ -55,7 +55,7 @@ class Decoder:
 
     @classmethod
     async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
-        """Start a process with so many bytes of memory, and wait until it is ready for a job.
+        """Start a process that may use `memory` bytes, and wait until it is ready for a job.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class Decoder:
         return self.process.returncode is None and not self._late
 
     async def run(self, upload: bytes, sample_rate: int, seconds: float | None) -> Decoded:
-        """Decode an upload; a process that is not done after so many seconds is killed.
+        """Decode an upload; after `seconds` the process is killed.
 
         Raises
         ------

@@ -74,7 +74,7 @@ class OriginNotAllowed(ServiceError):
 
 
 class HostNotAllowed(ServiceError):
-    """The request was sent to a host name that is none of this server's."""
+    """The request was sent to a host name that this server does not allow."""
 
     code = "host_not_allowed"
 

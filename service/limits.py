@@ -57,7 +57,7 @@ class Memory:
         self.held += size
 
     def check(self, size: int) -> None:
-        """Raise Overloaded if so many bytes do not fit now."""
+        """Raise Overloaded if `size` bytes do not fit now."""
         if not self._fits(size):
             raise Overloaded(self._retry_after())
 
@@ -79,7 +79,7 @@ class Memory:
             hold.keep(0)
 
     def hold_for(self, array: NDArray[Any], size: int) -> None:
-        """Give back so many bytes when nothing refers to this array any more."""
+        """Give back `size` bytes when nothing refers to this array any more."""
         loop = asyncio.get_running_loop()
 
         def released() -> None:  # runs in the thread that dropped the last reference

@@ -84,7 +84,7 @@ class Body:
 
 
 class Guard:
-    """Middleware that limits bodies, measures requests, and answers errors that nobody expected.
+    """Middleware that limits bodies, measures requests, and answers unexpected errors.
 
     Its own errors are answered outside of the application, so `wrap_errors` adds what the layers
     between would have added to them: CORS headers, without which no page may read an answer.

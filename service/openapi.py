@@ -16,7 +16,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 _EVERYWHERE: Final = {
     403: "A browser sent this for a page that may not use this server.",
-    421: "The host name of the request is none of this server's.",
+    421: "This server does not allow the request's host name.",
     500: "An error of this server; its log says more.",
 }
 _NOT_READY: Final = {503: "The server is starting or stopping, or the model cannot be loaded."}

@@ -22,7 +22,7 @@ class Pace:
         self._seconds_per_unit: dict[int, float] = {}
 
     def note(self, size: int, amount: int, seconds: float) -> None:
-        """Learn that an amount of work of this size took so many seconds."""
+        """Learn how many seconds an amount of work of this size took."""
         key, measured = size.bit_length(), seconds / max(1, amount)
         old = self._seconds_per_unit.get(key, measured)
         self._seconds_per_unit[key] = old + _SMOOTHING * (measured - old)

@@ -130,7 +130,7 @@ async def _answer(request: Request, query: AudioQuery, task: Task, top_k: int = 
 async def _prepared(
     request: Request, query: AudioQuery | EventsQuery, task: Task
 ) -> tuple[str, Upload]:
-    """The form of the answer, and the upload with what is to be made of it."""
+    """Return the media type of the answer, and the upload together with its task."""
     service = service_of(request)
     service.check_ready()
     # Several headers are one list (RFC 9110, section 5.3).
@@ -143,12 +143,12 @@ async def _prepared(
 
 async def _computed(request: Request, upload: Upload) -> Answer:
     pipeline = service_of(request).pipeline
-    found = await pipeline.find(upload)
-    if isinstance(found, Answer):
-        answer = found
+    cached = await pipeline.find(upload)
+    if isinstance(cached, Answer):
+        answer = cached
     else:
         pipeline.check_room(upload)
-        answer = await uploads.unless_gone(request, pipeline.compute(upload, found))
+        answer = await uploads.unless_gone(request, pipeline.compute(upload, cached))
     request.scope[TIMINGS].update(answer.timings)
     return answer
 

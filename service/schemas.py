@@ -22,9 +22,11 @@ class RequestOptions(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
+    def _known(cls, options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options  # the next check says what is wrong with it
         names = list(cls.model_fields)
-        unknown = [name for name in given if name not in names] if isinstance(given, dict) else []
+        unknown = [name for name in options if name not in names]
         if unknown:
             name = unknown[0][:_SHOWN]  # a long name would take long to compare
             near = get_close_matches(name.lower(), names, cutoff=0.5)
@@ -33,7 +35,7 @@ class RequestOptions(BaseModel):
                 "no option {name}; choose from {choices}",
                 {"name": repr(name), "choices": ", ".join(near or names)},
             )
-        return given
+        return options
 
 
 def _as_list(value: Any) -> Any:

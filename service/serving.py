@@ -1,4 +1,4 @@
-"""A server process: it runs the application in uvicorn, and knows how to end."""
+"""A server process: it runs the application in uvicorn until a signal or a failure ends it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(settings: Settings, sockets: Sequence[socket.socket]) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn with our ends: after a signal it finishes its requests, and /readyz answers 503."""
+    """uvicorn's server, which after a signal finishes its requests while /readyz answers 503."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
             with fail_after(limit):
                 await super().shutdown(sockets)
         except TimeoutError:
-            _log.error("a batch did not end within %g s; it is given up", limit)
+            _log.error("a batch did not end within %g s; the process ends without it", limit)
             _leave(Exit.HUNG)
         if self._service.models.reading:  # the thread of a download cannot be interrupted
             _leave(Exit.UNABLE if self._service.fatal else Exit.STOPPED)

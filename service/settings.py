@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         default=1536 * MiB, description="Address space of one decoder."
     )
     decode_jobs: PositiveInt = Field(
-        default=10_000, description="A decoder is replaced after so many uploads."
+        default=10_000, description="Uploads after which a decoder is replaced."
     )
 
     # Cache

@@ -8,7 +8,7 @@ import tempfile
 
 
 def shared_file(size: int) -> int:
-    """Return a descriptor of `size` bytes of memory; the kernel takes pages as they are written."""
+    """Return a descriptor of `size` bytes; only pages that are written take memory."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(file, size)
