@@ -143,12 +143,12 @@ async def _prepared(
 
 async def _computed(request: Request, upload: Upload) -> Answer:
     pipeline = service_of(request).pipeline
-    cached = await pipeline.find(upload)
-    if isinstance(cached, Answer):
-        answer = cached
+    outcome = await pipeline.find(upload)
+    if isinstance(outcome, Answer):
+        answer = outcome
     else:
         pipeline.check_room(upload)
-        answer = await uploads.unless_gone(request, pipeline.compute(upload, cached))
+        answer = await uploads.unless_gone(request, pipeline.compute(upload, outcome))
     request.scope[TIMINGS].update(answer.timings)
     return answer
 
