@@ -1,1 +1,1 @@
-"""The HTTP service: audio in, embeddings and tags out."""
+"""The HTTP service, which answers audio with embeddings, tags and events."""

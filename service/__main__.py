@@ -1,4 +1,4 @@
-"""`python -m service`: the server, configured by EMBEDDER_... variables."""
+"""`python -m service` runs the server, which EMBEDDER_... variables configure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger("service")
 
 
 def serve(settings: Settings | None = None) -> int:
-    """Serve until a signal ends it; the process's exit code (`service.serving.Exit`)."""
+    """Serve until a signal comes, and return the exit code (`service.serving.Exit`)."""
     keep_children_safe()
     wait_asleep()
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
@@ -44,13 +44,13 @@ def serve(settings: Settings | None = None) -> int:
         with _stopping_early():
             return run(settings, sockets)
     finally:
-        for taken in sockets:
-            taken.close()
+        for listening in sockets:
+            listening.close()
 
 
 @contextmanager
 def _stopping_early() -> Iterator[None]:
-    """A signal before the server handles signals is no error either."""
+    """Let a signal end the process without an error, even before uvicorn handles signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -67,7 +67,7 @@ def _stop(_: int, __: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the server and exit with its code."""
     sys.exit(serve())
 
 

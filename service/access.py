@@ -1,9 +1,9 @@
-"""Who may ask: by which names of this server, from which pages, and with which keys.
+"""Who may use the server: which host names, which web pages, and which API keys are accepted.
 
-A browser sends requests for whatever page is open. A page on another origin could so make a server
-on this machine work, and under a name of its own that it points here (DNS rebinding) read the
-answers. The headers that tell such requests are set by browsers alone; other clients are not
-concerned.
+A browser sends requests for any page that is open. A page of another origin could therefore use a
+server on this machine; and under a host name of its own that points to this machine (DNS rebinding)
+it could read the answers. Browsers alone set the headers that reveal such requests, so no other
+client is affected.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from service.errors import HostNotAllowed, OriginNotAllowed, ServiceError, Unaut
 from service.settings import ANY, Settings
 
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d*)?")
-# No stranger can own a name under these: RFC 6761, RFC 6762, RFC 8375, and ICANN for `internal`.
+# Names with these suffixes cannot be registered: RFC 6762, RFC 8375, and ICANN for `internal`.
 _PRIVATE_SUFFIXES: Final = (".local", ".internal", ".home.arpa")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _SHOWN: Final = 100  # characters of a header that a message repeats
 
 
 class Access:
-    """Middleware that refuses what a browser sends on behalf of a stranger's page."""
+    """Middleware that refuses requests which a browser sends for a page of a stranger."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -49,10 +49,10 @@ class Access:
 
 
 class Hosts:
-    """The names that a server goes by.
+    """The host names under which this server may be asked.
 
-    Addresses are always allowed, since no name has to be resolved to reach one. A server with a key
-    needs no names: a stranger's page does not know the key, whatever name it goes by.
+    Addresses are always allowed, because no name was resolved to reach one. A server with an API
+    key accepts any name unless told otherwise: the page of a stranger does not know the key.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,8 +65,8 @@ class Hosts:
             self._names.add(socket.gethostname().lower())
 
     def check(self, hosts: list[str]) -> None:
-        """HostNotAllowed unless the request was sent to one of our names or to an address."""
-        if self._any or hosts in ([], [""]):  # browsers always send it; HTTP/1.0 need not
+        """Raise HostNotAllowed unless the request was sent to an allowed name or an address."""
+        if self._any or hosts in ([], [""]):  # browsers always send Host; HTTP/1.0 clients need not
             return
         match = _HOST.fullmatch(hosts[0].lower())
         if len(hosts) > 1 or match is None or not self._allows(match[1].removesuffix(".")):
@@ -81,7 +81,7 @@ class Hosts:
 
 
 def check_origin(method: str, headers: Headers, allowed: frozenset[str]) -> None:
-    """OriginNotAllowed where a browser says that the page of another origin sends this."""
+    """Raise OriginNotAllowed if a browser sent this for a page of another origin."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if (origin is None and site is None) or ANY in allowed or origin in allowed:
         return
@@ -95,11 +95,14 @@ def check_origin(method: str, headers: Headers, allowed: frozenset[str]) -> None
 
 
 def check_key(authorization: str, keys: Iterable[bytes]) -> None:
-    """Unauthorized unless the header holds one of the keys; how much is right takes equal time."""
-    scheme, _, given = authorization.partition(" ")
-    sent = given.strip().encode("latin-1")  # as headers are decoded
-    known = [secrets.compare_digest(sent, key) for key in keys]
-    if scheme.lower() != "bearer" or not any(known):
+    """Raise Unauthorized unless the header holds one of the keys.
+
+    Every key is compared in full, so that the time taken does not tell how much of a key is right.
+    """
+    scheme, _, token = authorization.partition(" ")
+    sent = token.strip().encode("latin-1")  # headers are decoded as latin-1
+    matches = [secrets.compare_digest(sent, key) for key in keys]
+    if scheme.lower() != "bearer" or not any(matches):
         raise Unauthorized
 
 

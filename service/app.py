@@ -1,14 +1,16 @@
-"""Settings to application: everything is made and wired here, once."""
+"""The application: everything it consists of is made here from the settings, and connected."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 import embedder
 from service import errors, openai, operations, routes
@@ -38,17 +40,17 @@ Embeddings and tags of any audio. Post a file to `/embed` or `/tags`:
 def create_app(
     settings: Settings | None = None, models: Mapping[str, WindowModel] | None = None
 ) -> FastAPI:
-    """The application.
+    """Make the application.
 
     Parameters
     ----------
     settings : default: read from the environment (EMBEDDER_...).
-    models : models to serve as they are, by name, the first one the default; for tests and
-        for embedding the service. Default: those that the settings name, loaded at the start.
+    models : loaded models by name, the default model first; for tests, and for programs that
+        contain the service. Default: the models that the settings name, loaded at the start.
 
     Raises
     ------
-    UnknownModel : the settings name a model that there is not.
+    UnknownModel : the settings name a model that does not exist.
     """
     settings = settings or Settings()
     metrics = Metrics()
@@ -65,7 +67,7 @@ def create_app(
         finally:
             await service.close()
 
-    # FastAPI, with the assets of /docs served from here instead of a CDN.
+    # FastAPIOffline is FastAPI that serves the assets of /docs itself, instead of using a CDN.
     app = FastAPIOffline(
         title="audio-embedder",
         version=embedder.__version__,
@@ -75,15 +77,16 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = service
-    if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
+    cors = _cors(settings.cors_origins)
+    app.add_middleware(cors)  # the middleware that is added last is the outermost
     app.add_middleware(Access, settings=settings)
-    app.add_middleware(  # the last one is the outermost
+    app.add_middleware(
         Guard,
         memory=pipeline.uploads,
         metrics=metrics,
         body_limit=lambda path: _body_limit(settings, path),
         body_seconds=settings.body_seconds,
+        wrap_errors=cors,
     )
     errors.install(app)
     for router in (routes.router, openai.router, operations.router):
@@ -93,23 +96,34 @@ def create_app(
 
 
 def _body_limit(settings: Settings, path: str) -> int:
-    """Bytes of a whole body. Not FastAPI's max_body_size: its 413 is no problem document."""
+    """Return how many bytes a body may have.
+
+    FastAPI's max_body_size is not used, because its 413 is no problem document.
+    """
     if path.endswith("/v1/embeddings"):
         return settings.max_json_bytes
     return settings.max_bytes + MULTIPART_OVERHEAD
 
 
+def _cors(origins: tuple[str, ...]) -> Callable[[ASGIApp], ASGIApp]:
+    """Return middleware that adds CORS headers for these origins; without any it adds nothing."""
+    if not origins:
+        return lambda app: app
+    return partial(CORSMiddleware, allow_origins=origins, **_CORS)
+
+
 def _watch(service: Service) -> None:
+    """Add the gauges, whose values are read from the service."""
     gauge, models = service.metrics.gauge, service.models
-    gauge("embedder_ready", "1 where a request would be served.", lambda: float(models.ready))
+    gauge("embedder_ready", "1 if a request would be served now.", lambda: float(models.ready))
     gauge(
         "embedder_waiting_jobs",
-        "Jobs that no batch has taken up.",
-        lambda: sum(one.batcher.waiting for one in models.loaded.values()),
+        "Jobs that are in no batch yet.",
+        lambda: sum(served.batcher.waiting for served in models.loaded.values()),
     )
     gauge(
         "embedder_oldest_batch_seconds",
-        "How long the oldest batch under way has taken.",
+        "Seconds since the oldest running batch began.",
         lambda: models.oldest_batch_seconds,
     )
     gauge(

@@ -1,11 +1,12 @@
-"""Equal-length windows of different requests go through the network together.
+"""A batcher sends windows of different requests through the network together.
 
-One batcher a model; batchers of one device share its threads. While the device computes, jobs
-gather; when it is free, the group with the most urgent job goes next: short jobs overtake long
-ones, within bounds (`service.pace`). It waits to grow only while other requests are known to be
-on their way (`expecting`), so a lone request never waits.
+There is one batcher for each model; batchers of one device share its threads. Jobs gather while
+the device computes. When it is free, the group with the most urgent job goes next: short jobs
+overtake long ones, within bounds (`service.pace`). The group waits for more jobs only while other
+requests are known to be on their way (`expecting`), so a lone request never waits.
 
-Windows are never padded to fit a batch: that would change their features.
+Only windows of equal length are joined. Windows are never padded to fit a batch: that would change
+their features.
 
 Axes: n windows of one job, N windows of a batch, W samples a window, D values.
 """
@@ -16,18 +17,19 @@ import asyncio
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from embedder.errors import EmbedderError
 from service.errors import NonFiniteResult, NotReady, Overloaded
-from service.jobs import Batch, Features, Job
+from service.jobs import Features, WindowBatch, WindowJob
 from service.pace import Pace
 
 # [n, W], ... -> {tap: [N, D]}
@@ -40,9 +42,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """`max_samples` in one batch, `max_wait` seconds to fill it, `max_queue` jobs waiting.
+    """How large a batch may be, how long it may wait to grow, and how many jobs may wait.
 
-    With `in_flight` batches at a time, the next one uses what the end of another leaves idle.
+    `max_samples` counts one batch, `max_wait` is in seconds, `max_queue` counts jobs. The device
+    computes `in_flight` batches at a time: the cores that one leaves idle work for the other.
     """
 
     max_samples: int
@@ -52,29 +55,32 @@ class BatchLimits:
 
 
 class Request:
-    """A request's work for one model: on its way, then known, then submitted piece by piece."""
+    """A request that will submit windows: first on its way, then known, then submitted in pieces.
+
+    `owed` is the number of samples that are known but not submitted yet.
+    """
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
         self.on_its_way = True
-        self.owed = 0  # samples that are not submitted yet
+        self.owed = 0
         self.width = 0
 
     def arrived(self, samples: int = 0, width: int = 0) -> None:
-        """It is known to be of so many samples, in windows of so many; 0: of no more."""
+        """Tell how many samples will be submitted, in windows of how many; 0 if none will."""
         if self.on_its_way:
             self.on_its_way = False
             self.owed, self.width = samples, width
-            self._batcher.expected(samples)
+            self._batcher.note_arrival(samples)
 
     async def submit(self, windows: Tensor, taps: Sequence[str]) -> Features:
-        """`Batcher.submit` of the next piece."""
+        """Submit the next piece; see `Batcher.submit`."""
         self.owed = max(0, self.owed - windows.numel())
         return await self._batcher.submit(windows, taps)
 
 
 class Batcher:
-    """Feeds one model. `observe(windows, seconds)` is told of every batch."""
+    """Computes the jobs of one model. After each batch it calls `observe(windows, seconds)`."""
 
     def __init__(
         self,
@@ -89,22 +95,22 @@ class Batcher:
         self._run = run
         self._executor = executor
         self._observe = observe or (lambda *_: None)
-        self._groups: dict[Group, list[Job]] = {}  # the most urgent job first
-        self._running: list[Batch] = []
+        self._groups: dict[Group, list[WindowJob]] = {}  # the most urgent job first
+        self._running: list[WindowBatch] = []
         self._requests: set[Request] = set()
-        self._typical = 0.0  # samples of a request
+        self._typical = 0.0  # running mean of the samples of a request
         self._changed = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
         self._open = False
         self._pace = Pace()
 
     def start(self) -> None:
-        """Begin to work; within a running event loop."""
+        """Start the workers. An event loop must be running."""
         self._open = True
         self._workers = [asyncio.create_task(self._work()) for _ in range(self.limits.in_flight)]
 
     async def close(self) -> None:
-        """Stop after the batches in progress; what still waits fails with NotReady."""
+        """Finish the batches in progress; jobs that still wait fail with NotReady."""
         self._open = False
         self._changed.set()
         await asyncio.gather(*self._workers)
@@ -115,28 +121,28 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are being worked on."""
+        """Whether all workers are running."""
         return self._open and not any(worker.done() for worker in self._workers)
 
     @property
     def waiting(self) -> int:
-        """Jobs that no batch has taken up yet."""
+        """The number of jobs that are in no batch yet."""
         return sum(len(group) for group in self._groups.values())
 
     @property
     def abandoned(self) -> int:
-        """Jobs that the network computes although nobody waits for them any more."""
+        """The number of jobs that are being computed although their clients are gone."""
         return sum(job.reply.cancelled() for batch in self._running for job in batch.jobs)
 
     @property
     def oldest_seconds(self) -> float:
-        """How long the oldest batch under way has taken; 0 while there is none."""
+        """The seconds since the oldest running batch began; 0 if none is running."""
         now = self._clock()
         return max((now - batch.since for batch in self._running), default=0.0)
 
     @property
     def backlog_seconds(self) -> float:
-        """About how long all that is known to this batcher will take."""
+        """An estimate of how long all known work will take, submitted or not."""
         return self._work_seconds() / self.limits.in_flight
 
     def _work_seconds(self) -> float:
@@ -153,7 +159,7 @@ class Batcher:
 
     @contextmanager
     def expecting(self) -> Iterator[Request]:
-        """One more request is on its way, until this ends or it has arrived."""
+        """Announce a request: a batch may wait for it until it arrives or this context ends."""
         request = Request(self)
         self._requests.add(request)
         try:
@@ -162,20 +168,20 @@ class Batcher:
             self._requests.discard(request)
             self._changed.set()
 
-    def expected(self, samples: int) -> None:
-        """A request that was on its way is known now."""
+    def note_arrival(self, samples: int) -> None:
+        """Take note that an announced request has arrived, and of its size unless that is 0."""
         if samples:
             self._typical += _SMOOTHING * (samples - self._typical) if self._typical else samples
         self._changed.set()
 
     async def submit(self, windows: Tensor, taps: Sequence[str]) -> Features:
-        """Features of windows [n, W], as `window_features` names them: {tap: [n, D]}.
+        """Compute the features {tap: [n, D]} of windows [n, W].
 
         Raises
         ------
         Overloaded : too many jobs wait.
-        NotReady : the batcher is closed, or closes before this job's turn.
-        NonFiniteResult : the network made NaN or Inf of these windows.
+        NotReady : the batcher is closed, or closes before it computes this job.
+        NonFiniteResult : the network gives NaN or Inf for these windows.
         """
         if not self.alive:
             raise NotReady("the server is stopping; ask another one")
@@ -183,7 +189,7 @@ class Batcher:
             raise Overloaded(self.backlog_seconds)
         now = self._clock()
         due = self._pace.due(now, windows.shape[1], windows.numel())
-        job = Job(windows, tuple(taps), asyncio.get_running_loop().create_future(), now, due)
+        job = WindowJob(windows, tuple(taps), asyncio.get_running_loop().create_future(), now, due)
         group = (job.taps, job.width)
         insort(self._groups.setdefault(group, []), job, key=lambda other: other.due)
         self._changed.set()
@@ -199,7 +205,7 @@ class Batcher:
             self._running.append(batch)
             try:
                 results = await loop.run_in_executor(self._executor, self._results, batch.jobs)
-            except Exception as error:  # the worker outlives whatever a batch does
+            except Exception as error:  # a failed batch must not end the worker
                 results = [error] * len(batch.jobs)
             finally:
                 self._running.remove(batch)
@@ -212,8 +218,8 @@ class Batcher:
                 else:
                     job.reply.set_result(result)
 
-    async def _collect(self) -> Batch | None:
-        """The next batch; None when the batcher closes."""
+    async def _collect(self) -> WindowBatch | None:
+        """Wait for the next batch; return None when the batcher closes."""
         while self._open:
             self._changed.clear()
             if not self._groups:
@@ -222,73 +228,67 @@ class Batcher:
             group = min(self._groups, key=lambda key: self._groups[key][0].due)
             patience = self._patience(self._groups[group])
             if patience > 0:
-                await _wait(self._changed, patience)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), patience)
                 continue
             return self._take(group)
         return None
 
-    def _patience(self, jobs: list[Job]) -> float:
-        """Seconds that this group may still wait to grow."""
+    def _patience(self, jobs: list[WindowJob]) -> float:
+        """Return how many seconds this group may still wait for more jobs."""
         full = sum(job.samples for job in jobs) >= self.limits.max_samples
         if full or not any(request.on_its_way for request in self._requests):
             return 0.0
         return jobs[0].since + self.limits.max_wait - self._clock()
 
-    def _take(self, group: Group) -> Batch:
-        """The most urgent jobs of a group up to `max_samples`, at least one."""
+    def _take(self, group: Group) -> WindowBatch:
+        """Take the most urgent jobs of a group: at least one, up to `max_samples`."""
         jobs = self._groups[group]
         count, size = 1, jobs[0].samples
         while count < len(jobs) and size + jobs[count].samples <= self.limits.max_samples:
             size += jobs[count].samples
             count += 1
-        batch, jobs[:count] = Batch(jobs[:count], self._clock()), []
+        batch, jobs[:count] = WindowBatch(jobs[:count], self._clock()), []
         if not jobs:
             del self._groups[group]
         return batch
 
-    def _forget(self, group: Group, job: Job) -> None:
-        """Nobody waits for this job any more: it is not computed, unless it already is."""
+    def _forget(self, group: Group, job: WindowJob) -> None:
+        """Drop a job whose client is gone, unless it is in a batch already."""
         jobs = self._groups.get(group, [])
         if job in jobs:
             jobs.remove(job)
             if not jobs:
                 del self._groups[group]
 
-    def _results(self, batch: list[Job]) -> list[Features | Exception]:
-        """Each job's features or its own error. Runs in a thread of the device."""
+    def _results(self, jobs: list[WindowJob]) -> list[Features | Exception]:
+        """Return the features or the error of each job. Runs in a thread of the device."""
         try:
-            return self._forward(batch)
+            return self._forward(jobs)
         except Exception as error:
-            if len(batch) == 1:
+            if len(jobs) == 1:
                 if not isinstance(error, EmbedderError):
                     _log.exception("a job failed in the network")
                 return [error]
-            return [result for job in batch for result in self._results([job])]
+            return [result for job in jobs for result in self._results([job])]
 
-    def _forward(self, batch: list[Job]) -> list[Features | Exception]:
-        found = self._run([job.windows for job in batch], batch[0].taps)
-        arrays = {tap: values.cpu().numpy() for tap, values in found.items()}  # N D
+    def _forward(self, jobs: list[WindowJob]) -> list[Features | Exception]:
+        tensors = self._run([job.windows for job in jobs], jobs[0].taps)
+        arrays = {tap: values.cpu().numpy() for tap, values in tensors.items()}  # N D
         results: list[Features | Exception] = []
         first = 0
-        for job in batch:
+        for job in jobs:
             last = first + len(job.windows)
             features = {tap: values[first:last] for tap, values in arrays.items()}
             results.append(features if _finite(features.values()) else NonFiniteResult())
             first = last
         return results
 
-    def _note(self, batch: Batch) -> None:
+    def _note(self, batch: WindowBatch) -> None:
         seconds = self._clock() - batch.since
         self._observe(sum(len(job.windows) for job in batch.jobs), seconds)
         self._pace.note(batch.jobs[0].width, batch.samples, seconds)
 
 
-def _finite(arrays: Any) -> bool:
+def _finite(arrays: Iterable[NDArray[np.float32]]) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return

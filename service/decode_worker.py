@@ -1,15 +1,17 @@
-"""The process in which untrusted audio is decoded: `python -m service.decode_worker LIMITS`.
+"""The process in which untrusted audio is decoded: `python -m service.decode_worker SETTINGS`.
 
-One job after another over stdin and stdout, each a header and a body. Audio goes through memory
-that both sides share, which is cheaper than a pipe, or after the body where it does not fit in:
+It reads one job after the other from stdin and writes a reply to each to stdout:
 
     job      sample rate, length    (the encoded audio)
     reply    kind, length           OK: fingerprint of the samples and their length in bytes
-                                    (then the samples, float32)
+                                    (the samples, float32)
                                     FAILED: JSON [error class, message]
 
-Whatever a parser's bug might do here, the process has no memory beyond its limit, can open no
-file and no socket, and its end is one failed job.
+What stands in parentheses goes through memory that both sides share, which is cheaper than a pipe;
+where it does not fit there, it follows in the pipe.
+
+A parser's bug can do little harm: the process cannot take more memory than its limit, can open no
+file and no socket, and its death costs one job.
 """
 
 from __future__ import annotations
@@ -48,11 +50,11 @@ PIPE_BYTES: Final = 1 << 20  # what an unprivileged process may ask for
 
 
 def decode(
-    upload: bytes, sample_rate: int, limits: DecodeLimits, room: Samples
+    upload: bytes, sample_rate: int, limits: DecodeLimits, buffer: Samples
 ) -> tuple[int, bytes, Buffer]:
-    """The kind of the reply, its body, and the samples: in `room` where they fit in."""
+    """Return the kind of the reply, its body, and the samples, in `buffer` where they fit."""
     try:
-        samples = joined(stream_audio(upload, sample_rate, limits, SHORT_BLOCK_SECONDS), room)
+        samples = joined(stream_audio(upload, sample_rate, limits, SHORT_BLOCK_SECONDS), buffer)
     except EmbedderError as error:
         return FAILED, json.dumps([type(error).__name__, str(error)]).encode(), b""
     except MemoryError:
@@ -62,21 +64,21 @@ def decode(
     return OK, DECODED.pack(fingerprint(raw), len(raw)), raw
 
 
-def joined(blocks: Iterable[Samples], room: Samples) -> Samples:
-    """All blocks one after the other, in `room` as far as it goes."""
+def joined(blocks: Iterable[Samples], buffer: Samples) -> Samples:
+    """Join all blocks: within `buffer` if they fit, else in an array of their own."""
     size = 0
-    held: list[Samples] = []
+    beyond: list[Samples] = []
     for block in blocks:
-        if held or block.size > room.size - size:
-            held.append(block)
+        if beyond or block.size > buffer.size - size:
+            beyond.append(block)
         else:
-            room[size : size + block.size] = block
+            buffer[size : size + block.size] = block
             size += block.size
-    return np.concatenate([room[:size], *held]) if held else room[:size]
+    return np.concatenate([buffer[:size], *beyond]) if beyond else buffer[:size]
 
 
 def confine(memory: int) -> None:
-    """Give up what decoding does not need; irreversible."""
+    """Give up the rights that decoding does not need. This cannot be undone."""
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -86,7 +88,7 @@ def confine(memory: int) -> None:
 
 
 def allow_cpu(seconds: float) -> None:
-    """Let the next job use so much processor time; beyond, the kernel ends this process."""
+    """Limit the processor time of the next job; the kernel ends a process that exceeds it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
@@ -94,33 +96,33 @@ def allow_cpu(seconds: float) -> None:
 
 
 def widen(*pipes: int) -> None:
-    """Let much be in the pipes of what is too long to share: each time one is full is a switch."""
+    """Make pipes larger: whenever one is full, the two processes must take turns."""
     for pipe in pipes:
-        with contextlib.suppress(OSError, AttributeError):  # a socket, or not Linux
+        with contextlib.suppress(OSError, AttributeError):  # it is a socket, or this is not Linux
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def rehearse(limits: DecodeLimits) -> None:
-    """Decode once, well and badly: whatever Python loads lazily is loaded before `confine`."""
-    room = np.empty(32_000, np.float32)
+    """Decode good and bad audio once, so that Python loads all it needs before `confine`."""
+    buffer = np.empty(32_000, np.float32)
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setparams((1, 2, 44_100, 0, "NONE", ""))
         sound.writeframes(bytes(8_820))
     for upload in (file.getvalue(), b"no audio at all", b""):
-        decode(upload, 32_000, limits, room)
+        decode(upload, 32_000, limits, buffer)
 
 
 def serve(jobs: BinaryIO, replies: BinaryIO, shared: mmap.mmap, limits: DecodeLimits) -> None:
-    """Answer jobs until the other side closes."""
+    """Answer jobs until the other side closes the pipe."""
 
     def reply(kind: int, body: bytes = b"", samples: Buffer = b"") -> None:
         replies.write(REPLY.pack(kind, len(body)) + body)
-        if len(samples) > len(shared):  # else they are in what is shared
+        if len(samples) > len(shared):  # shorter ones are in the shared memory already
             replies.write(samples)
         replies.flush()
 
-    room = np.frombuffer(shared, "<f4")
+    buffer = np.frombuffer(shared, "<f4")
     reply(READY)
     while len(header := jobs.read(JOB.size)) == JOB.size:
         sample_rate, length = JOB.unpack(header)
@@ -129,19 +131,19 @@ def serve(jobs: BinaryIO, replies: BinaryIO, shared: mmap.mmap, limits: DecodeLi
             return
         if limits.max_wall_seconds is not None:
             allow_cpu(limits.max_wall_seconds)
-        reply(*decode(upload, sample_rate, limits, room))
+        reply(*decode(upload, sample_rate, limits, buffer))
 
 
 def main() -> None:
-    """Run with the limits and the file of shared memory that the first argument gives as JSON."""
-    given = json.loads(sys.argv[1])
-    memory, file = given.pop("memory"), given.pop("shared")
+    """Run with the settings of the first argument: limits, memory, and the shared file, as JSON."""
+    settings = json.loads(sys.argv[1])
+    memory, file = settings.pop("memory"), settings.pop("shared")
     shared = mmap.mmap(file, SHARED_BYTES)
     os.close(file)
-    limits = DecodeLimits(**given)
+    limits = DecodeLimits(**settings)
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints must not reach the replies
-    logging.disable()  # a damaged upload is no event of this server
+    os.dup2(2, 1)  # what a library prints must not get between the replies
+    logging.disable()  # damaged uploads are the clients' matter, not the log's
     keep_freed_memory()
     widen(0, replies.fileno())
     rehearse(limits)

@@ -1,219 +1,61 @@
-"""Untrusted bytes to samples, in child processes that may die.
+"""The pool of decoder processes: untrusted bytes become samples outside of the server's process.
 
-One job at a time each, so that a death has one cause. The event loop only copies bytes.
+Parsers of audio have bugs, so a child process may die of a file. The pool then starts another one,
+and only that file's request fails.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import mmap
-import os
 import signal
-import sys
-from asyncio import subprocess
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import BinaryIO, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from embedder.audio.libav import DecodeLimits
-from embedder.children import import_path
-from embedder.errors import AudioTooLarge, BadAudio, BadRequest, EmbedderError, UnsupportedAudio
-from service.decode_worker import DECODED, FAILED, JOB, READY, REPLY, SHARED_BYTES
+from embedder.errors import AudioTooLarge, BadAudio
+from service.decoder import START_SECONDS, Decoded, Decoder, DecoderDied
 from service.errors import NotReady
-from service.shared_memory import shared_file
 from service.turns import Turn, Turns
 
-START_SECONDS: Final = 60.0
-GRACE_SECONDS: Final = 2.0  # beyond the decoder's own clock, for a parser that hangs
-# Time to finish for a job whose client is gone; to start another child costs about as much.
+# Beyond the decoder's own limit, for a parser that hangs without using the processor.
+GRACE_SECONDS: Final = 2.0
+# A job whose client is gone may take this long to finish; killing and starting a process costs
+# about as much.
 GONE_SECONDS: Final = 1.0
-_PIPE_BUFFER: Final = 1 << 20
-_ERRORS: Final[dict[str, type[EmbedderError]]] = {
-    error.__name__: error for error in (BadAudio, UnsupportedAudio, AudioTooLarge, BadRequest)
-}
 _log = logging.getLogger(__name__)
 
 
-class DecoderDied(Exception):
-    """The child ended in the middle of a job."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Samples [S], float32, and the fingerprint of their bytes."""
-
-    samples: NDArray[np.float32]
-    fingerprint: bytes
-
-
 def decoder_version(limits: DecodeLimits) -> str:
-    """All that decides what an upload decodes to, and whether."""
+    """Everything that decides whether an upload is decoded, and to which samples."""
     return f"av {version('av')} soxr {version('soxr')} {limits}"
 
 
-class Decoder:
-    """One child process."""
-
-    def __init__(self, process: subprocess.Process, pipe: BinaryIO, shared: mmap.mmap) -> None:
-        self.process = process
-        self.jobs = 0
-        self._pipe = pipe
-        self._shared = shared
-        self._late = False
-
-    @classmethod
-    async def start(cls, limits: DecodeLimits, memory: int) -> Decoder:
-        """A child that has loaded all it needs; it knows nothing of this server's environment."""
-        file = shared_file(SHARED_BYTES)
-        try:
-            reading, writing = os.pipe()
-        except OSError:
-            os.close(file)
-            raise
-        pipe = os.fdopen(writing, "wb", buffering=0)
-        try:
-            shared = mmap.mmap(file, SHARED_BYTES)
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "service.decode_worker"),  # -P: not from this folder
-                json.dumps({**asdict(limits), "memory": memory, "shared": file}),
-                pass_fds=[file],
-                stdin=reading,
-                stdout=subprocess.PIPE,
-                limit=_PIPE_BUFFER,
-                env={
-                    **import_path(),
-                    "PATH": os.defpath,
-                    "OPENBLAS_NUM_THREADS": "1",
-                    "OMP_NUM_THREADS": "1",
-                },
-            )
-        except BaseException:
-            pipe.close()
-            raise
-        finally:
-            os.close(file)
-            os.close(reading)
-        decoder = cls(process, pipe, shared)
-        try:
-            kind, _ = await asyncio.wait_for(decoder._reply(), START_SECONDS)
-            assert kind == READY
-        except BaseException as error:
-            await decoder.stop()
-            if isinstance(error, DecoderDied):
-                status = process.returncode
-                raise DecoderDied(f"its process ended with exit status {status}") from error
-            raise
-        return decoder
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can take a job."""
-        return self.process.returncode is None and not self._late
-
-    async def run(self, upload: bytes, sample_rate: int, seconds: float | None) -> Decoded:
-        """Decode; DecoderDied if the child does not survive it, TimeoutError if it is too slow."""
-        self.jobs += 1
-        # Its end ends whatever waits for it. asyncio.wait_for would need another task, until 3.12.
-        loop = asyncio.get_running_loop()
-        clock = None if seconds is None else loop.call_later(seconds, self._give_up)
-        try:
-            return await self._run(upload, sample_rate)
-        except DecoderDied as error:
-            if self._late:
-                raise TimeoutError from error
-            raise
-        finally:
-            if clock is not None:
-                clock.cancel()
-
-    def _give_up(self) -> None:
-        self._kill()
-        self._late = True
-
-    async def stop(self) -> None:
-        """End the child, whatever it does."""
-        self._kill()
-        await self.process.wait()
-        self._pipe.close()
-        self._shared.close()
-
-    def _kill(self) -> None:
-        if self.alive:
-            self.process.kill()
-
-    async def _run(self, upload: bytes, sample_rate: int) -> Decoded:
-        await self._send(upload, sample_rate)
-        kind, body = await self._reply()
-        if kind == FAILED:
-            name, message = json.loads(body)
-            raise _ERRORS.get(name, BadAudio)(message)
-        fingerprint, size = DECODED.unpack(body)
-        return Decoded(await self._samples(size), fingerprint)
-
-    async def _send(self, upload: bytes, sample_rate: int) -> None:
-        fits = len(upload) <= SHARED_BYTES
-        if fits:
-            self._shared[: len(upload)] = upload
-        try:
-            # What wakes up the child is often put to sleep for it. A file's write, unlike that of
-            # the event loop, does not keep Python's lock from other threads meanwhile.
-            self._pipe.write(JOB.pack(sample_rate, len(upload)))
-            if not fits:
-                await asyncio.to_thread(self._pipe.write, upload)
-        except ConnectionError as error:
-            raise DecoderDied from error
-
-    async def _reply(self) -> tuple[int, bytes]:
-        kind, length = REPLY.unpack(await self._read(REPLY.size))
-        return kind, await self._read(length)
-
-    async def _samples(self, size: int) -> NDArray[np.float32]:
-        raw = self._shared if size <= SHARED_BYTES else await self._read(size)
-        # A copy: the next job is written over what is shared, and torch takes no read-only array.
-        return np.copy(np.frombuffer(raw, np.float32, size // 4))
-
-    async def _read(self, size: int) -> bytes:
-        assert self.process.stdout
-        try:
-            return await self.process.stdout.readexactly(size)
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise DecoderDied from error
-
-
-async def _at_once() -> None:
-    """There is room."""
-
-
-def _too_slow(seconds: float | None) -> AudioTooLarge:
-    return AudioTooLarge(f"not decoded within {seconds} s; send a shorter clip, or WAV or FLAC")
-
-
-def _log_start(error: BaseException) -> None:
-    reason = error.__cause__ or error
-    _log.error("a decoder cannot be started: %s", str(reason) or f"not within {START_SECONDS:g} s")
-
-
 class DecoderPool:
-    """So many children; each is replaced when it dies, hangs, or has done `max_jobs`."""
+    """A fixed number of decoders.
+
+    A decoder that dies, hangs, or has done `max_jobs` is replaced by a new one. `memory` is the
+    address space of each in bytes.
+    """
 
     def __init__(self, size: int, limits: DecodeLimits, memory: int, max_jobs: int) -> None:
         self.limits = limits
         self._memory = memory
         self._max_jobs = max_jobs
         self._size = size
-        # None: a child that is not started yet. The last one used is warm: taken first.
+        # None stands for a process that is not started yet.
         self._turns: Turns[Decoder | None] = Turns(size)
         self._all: set[Decoder] = set()
         self._running: set[asyncio.Task[Decoded]] = set()
 
     async def start(self) -> None:
-        """Start all children; NotReady where none can be. Others are tried again when needed."""
+        """Start all processes. A process that cannot be started is tried again when needed.
+
+        Raises
+        ------
+        NotReady : not a single process can be started.
+        """
         starts = (self._started() for _ in range(self._size))
         results = await asyncio.gather(*starts, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
@@ -226,11 +68,11 @@ class DecoderPool:
 
     @property
     def backlog_seconds(self) -> float:
-        """About how long what waits and what is being decoded will take."""
+        """An estimate of how long all waiting and running jobs will take."""
         return self._turns.backlog_seconds
 
     async def close(self) -> None:
-        """End all children; what still runs fails."""
+        """End all processes; jobs that still run fail."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -238,33 +80,35 @@ class DecoderPool:
         self._all.clear()
 
     async def decode(
-        self, upload: bytes, sample_rate: int, room: Callable[[], Awaitable[None]] = _at_once
+        self, upload: bytes, sample_rate: int, room: Callable[[], Awaitable[None]] | None = None
     ) -> Decoded:
-        """Decode and resample; once it is this job's turn, and there is room for its samples.
+        """Decode and resample an upload as soon as a decoder is free and `room()` has returned.
 
-        A child that dies is replaced and the job tried once more: the first death may have been
-        another's fault (the machine short of memory), the second is this file's.
+        When the decoder dies, the upload is tried once more in a new one: the cause of the first
+        death may have been elsewhere (the machine was short of memory), but a file that kills two
+        decoders is to blame.
 
         Raises
         ------
         BadAudio, UnsupportedAudio, AudioTooLarge : as `embedder.audio.decode.load_audio`.
-        NotReady : a child is needed and cannot be started.
+        NotReady : a process is needed and cannot be started.
         """
-        # A job that still waits here is dropped when its client is gone.
+        # A job that is cancelled while it waits here leaves the line.
         turn, decoder = await self._turns.take(len(upload))
-        try:
-            await room()
-        except BaseException:
-            self._turns.leave(turn)
-            raise
-        # Shielded: a child cannot be interrupted, and must have finished before its next job.
+        if room is not None:
+            try:
+                await room()
+            except BaseException:
+                self._turns.leave(turn)
+                raise
+        # Shielded, because a process cannot be interrupted: it must finish before its next job.
         task = asyncio.create_task(self._decode(turn, decoder, upload, sample_rate))
         self._running.add(task)
         task.add_done_callback(self._done)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # What the caller holds for this job stays counted until the job has ended.
+            # The caller counts memory for this job, so it may not go on before the job has ended.
             await asyncio.wait({task}, timeout=GONE_SECONDS)
             task.cancel()
             await asyncio.wait({task})
@@ -273,7 +117,7 @@ class DecoderPool:
     def _done(self, task: asyncio.Task[Decoded]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # seen, even if nobody waits any more
+            task.exception()  # mark it as seen: asyncio logs errors that nobody has asked for
 
     async def _decode(
         self,
@@ -284,7 +128,7 @@ class DecoderPool:
     ) -> Decoded:
         try:
             for _ in range(2):
-                decoder = await self._fit(decoder)
+                decoder = await self._usable(decoder)
                 try:
                     seconds = self.limits.max_wall_seconds
                     limit = None if seconds is None else seconds + GRACE_SECONDS
@@ -303,8 +147,8 @@ class DecoderPool:
         finally:
             self._turns.done(turn, decoder)
 
-    async def _fit(self, decoder: Decoder | None) -> Decoder:
-        """This child, or a fresh one in its place."""
+    async def _usable(self, decoder: Decoder | None) -> Decoder:
+        """Return this decoder if it can take a job, or a new one instead of it."""
         if decoder is not None and decoder.alive and decoder.jobs < self._max_jobs:
             return decoder
         if decoder is not None:
@@ -326,3 +170,12 @@ class DecoderPool:
     async def _stop(self, decoder: Decoder) -> None:
         await decoder.stop()
         self._all.discard(decoder)
+
+
+def _too_slow(seconds: float | None) -> AudioTooLarge:
+    return AudioTooLarge(f"not decoded within {seconds} s; send a shorter clip, or WAV or FLAC")
+
+
+def _log_start(error: BaseException) -> None:
+    reason = error.__cause__ or error
+    _log.error("a decoder cannot be started: %s", str(reason) or f"not within {START_SECONDS:g} s")

@@ -1,7 +1,7 @@
-"""Errors of the service itself, and the one place that knows HTTP statuses.
+"""The service's own errors, and the HTTP status of every error.
 
-Every error has a stable `code`. It leaves as RFC 9457 problem JSON, and below /v1 in the form that
-OpenAI's clients read.
+Every error has a stable `code`. Clients receive it as problem JSON (RFC 9457), and below /v1 in the
+form that OpenAI's clients read.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from embedder.errors import (
 
 PROBLEM: Final = "application/problem+json"
 OPENAI_PREFIX: Final = "/v1"
-MAX_FAULTS: Final = 5  # that an answer lists
-LONGEST_WAIT: Final = 300  # seconds that Retry-After names at most
-RETRY_SECONDS: Final = 10  # until what could not be loaded is tried again
+MAX_FAULTS: Final = 5  # an answer lists no more invalid options than this
+LONGEST_WAIT: Final = 300  # seconds; Retry-After never asks for more
+RETRY_SECONDS: Final = 10  # from a failed load of a model to the next attempt
 _log = logging.getLogger(__name__)
 
 
 class ServiceError(EmbedderError):
-    """Base of what only a server can answer; `headers` go with the response."""
+    """The base of errors that only a server raises; `headers` are added to the response."""
 
     code = "service_error"
 
@@ -50,7 +50,7 @@ class ServiceError(EmbedderError):
 
 
 class Unauthorized(ServiceError):
-    """No API key, or a wrong one."""
+    """The request has no API key, or a wrong one."""
 
     code = "unauthorized"
 
@@ -61,7 +61,7 @@ class Unauthorized(ServiceError):
 
 
 class OriginNotAllowed(ServiceError):
-    """A browser sends this for the page of another origin."""
+    """A browser sent the request for a page of another origin."""
 
     code = "origin_not_allowed"
 
@@ -74,24 +74,24 @@ class OriginNotAllowed(ServiceError):
 
 
 class HostNotAllowed(ServiceError):
-    """The request was sent to a name that this server does not go by."""
+    """The request was sent to a host name that this server does not allow."""
 
     code = "host_not_allowed"
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"this server does not go by {host!r}; use its address or localhost, or add the name "
+            f"{host!r} is no name of this server; use its address or localhost, or add the name "
             "to EMBEDDER_ALLOWED_HOSTS"
         )
 
 
 class InvalidJSON(ServiceError):
-    """The body is no JSON."""
+    """The body is not JSON."""
 
     code = "invalid_json"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the body is no JSON: {reason}")
+        super().__init__(f"the body is not JSON: {reason}")
 
 
 class UnsupportedEncoding(ServiceError):
@@ -101,13 +101,13 @@ class UnsupportedEncoding(ServiceError):
 
     def __init__(self, encoding: str) -> None:
         super().__init__(
-            f"a body with Content-Encoding {encoding!r} is not read; send it without",
+            f"the body has Content-Encoding {encoding!r}; send it without compression",
             {"accept-encoding": "identity"},
         )
 
 
 class NotAcceptable(ServiceError):
-    """None of the formats that the client accepts can be made."""
+    """The server makes none of the formats that the client accepts."""
 
     code = "not_acceptable"
 
@@ -131,13 +131,13 @@ class BodyTooLarge(ServiceError):
 
 
 class TooMuchWork(ServiceError):
-    """More windows than this server computes for one request."""
+    """The request asks for more windows or values than this server computes for one request."""
 
     code = "too_much_work"
 
 
 class Overloaded(ServiceError):
-    """Too many requests wait already; the same request will succeed later."""
+    """The server is busy; the same request will succeed later."""
 
     code = "overloaded"
 
@@ -149,7 +149,7 @@ class Overloaded(ServiceError):
 
 
 class NotReady(ServiceError):
-    """Starting, stopping or short of something: this server cannot take the request now."""
+    """The server cannot take a request now: it is starting or stopping, or it lacks something."""
 
     code = "not_ready"
 
@@ -158,7 +158,7 @@ class NotReady(ServiceError):
 
 
 class Hung(ServiceError):
-    """The network does not come to an end: this process can only be replaced."""
+    """A batch takes so long that it will never end; only a restart helps."""
 
     code = "hung"
 
@@ -167,7 +167,7 @@ class Hung(ServiceError):
 
 
 class NonFiniteResult(ServiceError):
-    """The model made NaN or Inf of this audio; such a result is never sent or cached."""
+    """The model gave NaN or Inf for this audio; such a result is never sent or cached."""
 
     code = "non_finite_result"
 
@@ -205,7 +205,7 @@ STATUS: Final[Mapping[type[EmbedderError], HTTPStatus]] = {
 
 
 class ErrorResponse(Response):
-    """An error in the form that clients of the path read; which path, is known when it is sent."""
+    """An error in the form that the path's clients read; the path is known when it is sent."""
 
     def __init__(
         self,
@@ -236,14 +236,14 @@ class ErrorResponse(Response):
 def problem(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An error that has no class of its own."""
+    """Make the response of an error that has no class of its own."""
     return ErrorResponse(status, code, detail, headers)
 
 
 def openai_error(
     status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None
 ) -> dict[str, Any]:
-    """What OpenAI's clients read; `param` names the first option at fault."""
+    """Make the error that OpenAI's clients read; `param` names the first invalid option."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         kind = "rate_limit_error"
@@ -253,13 +253,13 @@ def openai_error(
 
 
 async def on_embedder_error(_: Request, error: Exception) -> Response:
-    """Whatever a caller can cause, and what the server lacks."""
+    """Answer an error of our own: the client caused it, or the server lacks something."""
     assert isinstance(error, EmbedderError)
     return of_error(error)
 
 
 def of_error(error: EmbedderError) -> Response:
-    """The problem document of one of our errors."""
+    """Make the response of one of our errors."""
     status = STATUS[type(error)]
     detail, headers = str(error), getattr(error, "headers", None)
     if isinstance(error, WeightsError):  # its message names paths of this machine
@@ -270,14 +270,14 @@ def of_error(error: EmbedderError) -> Response:
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
-    """No such path, wrong method, malformed multipart, ..."""
+    """Answer an error of the framework: no such path, a wrong method, ..."""
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return problem(error.status_code, code, str(error.detail), error.headers)
 
 
 async def on_invalid_request(_: Request, error: Exception) -> Response:
-    """An option or a JSON body that does not fit its schema."""
+    """Answer an option or a JSON body that does not fit its schema."""
     assert isinstance(error, RequestValidationError)
     faults = [
         {"where": ".".join(map(str, fault["loc"])), "what": fault["msg"]}
@@ -288,7 +288,7 @@ async def on_invalid_request(_: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of this application in one of the two forms."""
+    """Make this application answer every error in one of the two forms."""
     app.add_exception_handler(EmbedderError, on_embedder_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)

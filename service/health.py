@@ -1,4 +1,4 @@
-"""`python -m service.health`: exit code 0 if the server of this container is ready."""
+"""`python -m service.health` exits with code 0 if the server in this container is ready."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _THIS_MACHINE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def main() -> int:
-    """Ask /readyz of this machine, without any of the server's imports."""
+    """Ask /readyz and return the exit code. The server is not imported, so that this is fast."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url(), timeout=TIMEOUT_SECONDS):
@@ -23,7 +23,7 @@ def main() -> int:
 
 
 def url() -> str:
-    """What to ask: where the server listens, or this machine where it listens on all addresses."""
+    """Return the URL of /readyz at the server's address (loopback if that is every address)."""
     host = os.environ.get("EMBEDDER_HOST", "")
     host = _THIS_MACHINE.get(host, host)
     address = f"[{host}]" if ":" in host else host

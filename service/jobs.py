@@ -1,4 +1,4 @@
-"""What waits in a batcher, and what its network computes.
+"""The units of a batcher's work: a job waits, a batch is computed.
 
 Axes: n windows of one job, W samples a window, D values.
 """
@@ -17,8 +17,8 @@ Features: TypeAlias = dict[str, NDArray[np.float32]]  # {tap: [n, D]}
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """Windows [n, W] of one request. `due` is when its turn has come."""
+class WindowJob:
+    """Windows [n, W] of one request. The job with the earliest `due` is computed first."""
 
     windows: Tensor
     taps: tuple[str, ...]
@@ -28,23 +28,23 @@ class Job:
 
     @property
     def samples(self) -> int:
-        """What it adds to a batch."""
+        """The number of samples in all windows."""
         return self.windows.numel()
 
     @property
     def width(self) -> int:
-        """Samples of a window."""
+        """The number of samples in each window."""
         return self.windows.shape[1]
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
-    """Jobs that the network computes now."""
+class WindowBatch:
+    """Jobs that the network computes together; it began at the time `since`."""
 
-    jobs: list[Job]
+    jobs: list[WindowJob]
     since: float
 
     @property
     def samples(self) -> int:
-        """What the network has to compute."""
+        """The number of samples in all jobs."""
         return sum(job.samples for job in self.jobs)

@@ -1,4 +1,4 @@
-"""How many requests and how many bytes a server holds at once."""
+"""Bounds on how many requests and how many bytes a server holds at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.errors import Overloaded
 
 
 class Slots:
-    """So many requests at work; one more is Overloaded, with `retry_after()` seconds to wait."""
+    """Slots for requests at work. Without a free one, Overloaded names `retry_after()` seconds."""
 
     def __init__(self, slots: int, retry_after: Callable[[], float]) -> None:
         self.slots = slots
@@ -22,13 +22,13 @@ class Slots:
         self._retry_after = retry_after
 
     def check(self) -> None:
-        """Overloaded if no slot is free."""
+        """Raise Overloaded if no slot is free."""
         if self.taken >= self.slots:
             raise Overloaded(self._retry_after())
 
     @contextmanager
     def take(self) -> Iterator[None]:
-        """Hold a slot."""
+        """Hold a slot in this context, or raise Overloaded."""
         self.check()
         self.taken += 1
         try:
@@ -38,10 +38,10 @@ class Slots:
 
 
 class Memory:
-    """Bytes held together, by whoever takes them; each gives back what it took.
+    """A budget of bytes that requests share. Each request gives back what it took.
 
     A request larger than the budget is admitted when nothing else is held: otherwise it could
-    never be served. `retry_after` gives the seconds that an Overloaded names.
+    never be served. Overloaded names `retry_after()` seconds to wait.
     """
 
     def __init__(self, budget: int, retry_after: Callable[[], float] = lambda: 1.0) -> None:
@@ -52,17 +52,17 @@ class Memory:
         self._freed = asyncio.Event()
 
     def take(self, size: int) -> None:
-        """Take bytes at once, or Overloaded."""
+        """Take bytes at once, or raise Overloaded."""
         self.check(size)
         self.held += size
 
     def check(self, size: int) -> None:
-        """Overloaded if there is no room for so many bytes now."""
+        """Raise Overloaded if `size` bytes do not fit now."""
         if not self._fits(size):
             raise Overloaded(self._retry_after())
 
     async def wait(self, size: int) -> None:
-        """Take bytes as soon as there is room."""
+        """Take bytes as soon as they fit."""
         async with self._turn:
             while not self._fits(size):
                 self._freed.clear()
@@ -71,7 +71,7 @@ class Memory:
 
     @contextmanager
     def hold(self) -> Iterator[Hold]:
-        """What one request holds, given back at the end."""
+        """Count the bytes of one request; the rest of them is given back when the context ends."""
         hold = Hold(self)
         try:
             yield hold
@@ -79,17 +79,17 @@ class Memory:
             hold.keep(0)
 
     def hold_for(self, array: NDArray[Any], size: int) -> None:
-        """Give back what was taken when this array is no longer used by anybody."""
+        """Give back `size` bytes when nothing refers to this array any more."""
         loop = asyncio.get_running_loop()
 
-        def released() -> None:  # in whichever thread used it last
+        def released() -> None:  # runs in the thread that dropped the last reference
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self.give_back, size)
 
         weakref.finalize(array, released)
 
     def give_back(self, size: int) -> None:
-        """Return what was taken."""
+        """Give back bytes that were taken."""
         self.held -= size
         self._freed.set()
 
@@ -98,18 +98,18 @@ class Memory:
 
 
 class Hold:
-    """Bytes that one request holds."""
+    """The bytes that one request holds."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._size = 0
 
     async def wait(self, size: int) -> None:
-        """Take bytes as soon as there is room."""
+        """Take bytes as soon as they fit."""
         await self._memory.wait(size)
         self._size += size
 
     def keep(self, size: int) -> None:
-        """Give back all but so many."""
+        """Give back all but `size` bytes."""
         self._memory.give_back(self._size - size)
         self._size = size

@@ -1,4 +1,4 @@
-"""Closing a connection so that its last answer arrives."""
+"""A way to close a connection so that its last answer still reaches the client."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ SEND_SECONDS: Final = 60.0
 
 
 class LingeringTransport:
-    """A transport that, when it closes on a client that still sends, first lets it finish.
+    """A transport that lets a client finish sending before it closes the connection.
 
-    The kernel answers data that nobody reads with a reset, and a reset takes the answer from the
-    client before it was read. So this side of the connection ends, and what still comes is thrown
-    away, within `LINGER_BYTES` and `LINGER_SECONDS`.
+    When a socket is closed while data arrives, the kernel sends a reset, and after a reset the
+    client often cannot read the answer any more. Therefore only the sending direction is closed at
+    first. What still arrives is thrown away, up to `LINGER_BYTES` and for up to `LINGER_SECONDS`.
+
+    `sending()` tells whether the client is still sending.
     """
 
     def __init__(self, transport: asyncio.Transport, sending: Callable[[], bool]) -> None:
@@ -33,12 +35,12 @@ class LingeringTransport:
         return self._lingering or self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Send, unless this side has ended."""
+        """Send the data, unless the sending direction is closed."""
         if not self.is_closing():
             self._transport.write(data)
 
     def close(self) -> None:
-        """End; a client that does not take what was sent, or goes on sending, is cut off."""
+        """Close; a client that goes on sending, or does not read the answer, is cut off later."""
         if self.is_closing():
             return
         loop = asyncio.get_running_loop()
@@ -53,7 +55,7 @@ class LingeringTransport:
         self._transport.close()
 
     def discard(self, data: bytes) -> bool:
-        """Whether these bytes came too late to matter."""
+        """Return whether these bytes came after the end and must be ignored."""
         if self._lingering:
             self._left -= len(data)
             if self._left < 0:

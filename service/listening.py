@@ -1,4 +1,4 @@
-"""The address of a server: taken before anything is loaded, or refused in one line of advice."""
+"""The server's address. It is taken before anything is loaded; an error is one line of advice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ADVICE: Final[Mapping[int, str]] = {
     ),
     errno.EADDRNOTAVAIL: (
         "{host} is no address of this machine; choose one of its own with EMBEDDER_HOST or --host "
-        "(127.0.0.1: this machine alone, 0.0.0.0: all its addresses)"
+        "(127.0.0.1: only this machine can connect; 0.0.0.0: all its addresses)"
     ),
 }
 _OTHER: Final = (
@@ -28,22 +28,22 @@ _OTHER: Final = (
     "choose another address with EMBEDDER_HOST and EMBEDDER_PORT"
 )
 
-# family, and the address as `bind` takes it
+# the family, and the address in the form that `bind` takes
 _Address: TypeAlias = tuple[socket.AddressFamily, tuple[str, int]]
 
 
 class CannotListen(Exception):
-    """The address cannot be had; the message says what to do."""
+    """The address cannot be used; the message says what to do."""
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of the host; port 0 stands for any free one.
+    """Return sockets that listen on every address of the host; port 0 means any free port.
 
-    They listen from here on: two programs may hold a port that neither listens on.
+    They listen at once: as long as neither listens, two programs may be bound to the same port.
 
     Raises
     ------
-    CannotListen : with advice.
+    CannotListen : the address is taken, forbidden, or not of this machine.
     """
     sockets: list[socket.socket] = []
     refused: OSError | None = None
@@ -54,14 +54,16 @@ def listen(host: str, port: int) -> list[socket.socket]:
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
-                refused = error  # a name of two families, of which this machine lacks one
+                refused = (
+                    error  # the name has IPv4 and IPv6 addresses, and the machine lacks one of them
+                )
                 continue
             port = sockets[0].getsockname()[1]
         if refused is not None and not sockets:
             raise refused
     except OSError as error:
-        for taken in sockets:
-            taken.close()
+        for listening in sockets:
+            listening.close()
         advice = _ADVICE.get(error.errno or 0, _OTHER)
         raise CannotListen(
             advice.format(host=host or "any address", port=port, reason=error.strerror or error)
@@ -70,15 +72,15 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def url(listening: socket.socket) -> str:
-    """Where clients of this machine reach a socket."""
+    """Return the URL under which clients on this machine reach a socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _addresses(host: str, port: int) -> list[_Address]:
     every = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    named = ((family, (str(address[0]), port)) for family, _, _, _, address in every)
-    return list(dict.fromkeys(named))
+    addresses = ((family, (str(address[0]), port)) for family, _, _, _, address in every)
+    return list(dict.fromkeys(addresses))
 
 
 def _listening(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

@@ -1,4 +1,7 @@
-"""What Prometheus is told. One registry an application, so that several live in one process."""
+"""Metrics for Prometheus.
+
+Each application has a registry of its own, so that several can live in one process.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _WINDOWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """All counters of one server."""
+    """All metrics of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -26,53 +29,56 @@ class Metrics:
         )
         self._seconds = Histogram(
             "embedder_request_seconds",
-            "From the request's head to the answer's end.",
+            "Time from the request's head to the end of the answer.",
             ("route",),
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._stages = Histogram(
             "embedder_stage_seconds",
-            "Stages of requests that were computed.",
+            "Time of each stage of a request that was computed.",
             ("stage",),
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._cache = Counter(
-            "embedder_cache", "Lookups by outcome.", ("outcome",), registry=self._registry
+            "embedder_cache", "Cache lookups by outcome.", ("outcome",), registry=self._registry
         )
         self._batch_windows = Histogram(
-            "embedder_batch_windows", "Windows a batch.", buckets=_WINDOWS, registry=self._registry
+            "embedder_batch_windows",
+            "Windows in a batch.",
+            buckets=_WINDOWS,
+            registry=self._registry,
         )
         self._batch_seconds = Histogram(
             "embedder_batch_seconds",
-            "Network time of a batch.",
+            "Time that the network took for a batch.",
             buckets=_SECONDS,
             registry=self._registry,
         )
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """One answered request; `route` is a template, never a client's path."""
+        """Count an answered request; `route` is a template, never the path that a client sent."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def lookup(self, outcome: str) -> None:
-        """One look into the cache: hit, miss or bypass."""
+        """Count a lookup in the cache: hit, miss or bypass."""
         self._cache.labels(outcome).inc()
 
     def stage(self, stage: str, seconds: float) -> None:
-        """One stage of one request."""
+        """Note how long a stage of a request took."""
         self._stages.labels(stage).observe(seconds)
 
     def batch(self, windows: int, seconds: float) -> None:
-        """One pass of a network."""
+        """Note the size of a batch and how long the network took for it."""
         self._batch_windows.observe(windows)
         self._batch_seconds.observe(seconds)
 
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
-        """A value that is asked for when metrics are read."""
+        """Add a gauge whose value is computed whenever the metrics are read."""
         Gauge(name, help_text, registry=self._registry).set_function(value)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,6 +1,6 @@
-"""Around every request: the body's limits, time, and the end of whatever went wrong.
+"""The outermost layer: it limits each body in size and time, and answers unexpected errors.
 
-Plain ASGI, because Starlette's BaseHTTPMiddleware costs as much as a cache hit.
+This is plain ASGI, because Starlette's BaseHTTPMiddleware takes as long as a cache hit.
 """
 
 from __future__ import annotations
@@ -19,40 +19,42 @@ from service.errors import BodyTimeout, BodyTooLarge, of_error, problem
 from service.limits import Memory
 from service.metrics import Metrics
 
-TIMINGS: Final = "embedder.timings"  # {stage: seconds} in the scope, for Server-Timing
+TIMINGS: Final = "embedder.timings"  # key of the scope: {stage: seconds}, for Server-Timing
 DRAIN_BYTES: Final = 1 << 20
-_GONE: Final = 499  # as nginx counts clients that hung up
+_GONE: Final = 499  # nginx's status for clients that hung up
 _log = logging.getLogger(__name__)
 
 
 class Body:
-    """Receives one body within a size and the memory that all bodies share.
+    """The body of one request, received within its limit and the memory that all bodies share.
 
-    It stops the clock when it is complete. There is one for the whole body, because to set one for
-    every message costs as much as to receive it.
+    A complete body stops the clock. One clock measures the whole body, because setting one for
+    every message takes as long as receiving it.
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit: int, clock: CancelScope) -> None:
         self._receive = receive
         self._limit = limit
         self._clock = clock
-        self._announced, chunked = _framing(scope)
-        self._expects = any(name == b"expect" for name, _ in scope["headers"])
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        self._announced = int(length) if length.isdigit() else 0
+        self._expects = b"expect" in headers
         self._begun = False
-        self._ended = False  # the empty body of a GET ends with a message too
-        self.complete = not self._announced and not chunked
+        self._ended = False  # even the empty body of a GET ends with a message
+        self.complete = not self._announced and b"transfer-encoding" not in headers
         self.size = 0
         if self.complete:
             self.stop_clock()
 
     async def receive(self, memory: Memory) -> Message:
-        """The next message of the body; after its end, whatever comes."""
+        """Return the next message of the body; after its end, any message."""
         if self._ended:
             return await self._receive()
         if self._announced > self._limit:
             raise BodyTooLarge(self._limit)
         if not self._begun:
-            memory.check(self._announced)  # before anything of it is taken in
+            memory.check(self._announced)  # before any byte of it is read
         self._begun = True
         message = await self._receive()
         chunk = len(message.get("body", b""))
@@ -67,22 +69,26 @@ class Body:
 
     @property
     def worth_waiting_for(self) -> bool:
-        """Whether the connection can go on after an answer that did not need the body.
+        """Whether to keep the connection after an answer that came before the whole body.
 
-        What is missing must be little, and on its way: a client that expects "100 Continue" and
-        gets an answer instead may never send it.
+        The rest of the body must be short, and on its way: a client that expects "100 Continue"
+        and gets an answer instead may never send it.
         """
         if self.complete:
             return True
         return 0 < self._announced <= DRAIN_BYTES and not (self._expects and not self._begun)
 
     def stop_clock(self) -> None:
-        """No body is due any more."""
+        """Stop measuring the time of this body."""
         self._clock.deadline = math.inf
 
 
 class Guard:
-    """The outermost layer of the application."""
+    """Middleware that limits bodies, measures requests, and answers unexpected errors.
+
+    Its own errors are answered outside of the application, so `wrap_errors` adds what the layers
+    between would have added to them: CORS headers, without which no page may read an answer.
+    """
 
     def __init__(
         self,
@@ -91,12 +97,14 @@ class Guard:
         metrics: Metrics,
         body_limit: Callable[[str], int],
         body_seconds: float,
+        wrap_errors: Callable[[ASGIApp], ASGIApp] = lambda response: response,
     ) -> None:
         self._app = app
         self._memory = memory
         self._metrics = metrics
         self._body_limit = body_limit
         self._body_seconds = body_seconds
+        self._wrap_errors = wrap_errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,7 +121,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                body.stop_clock()  # or it would end the answer, too
+                body.stop_clock()  # it would cancel the answer
                 value = server_timing({**timings, "total": time.perf_counter() - started})
                 message["headers"] = [*message["headers"], (b"server-timing", value)]
                 if not body.worth_waiting_for:
@@ -124,7 +132,7 @@ class Guard:
             with clock:
                 await self._app(scope, lambda: body.receive(self._memory), timed_send)
             if clock.cancelled_caught:
-                late = of_error(BodyTimeout(self._body_seconds))
+                late = self._wrap_errors(of_error(BodyTimeout(self._body_seconds)))
                 await late(scope, receive, timed_send)
         except ClientDisconnect:
             status = status or _GONE
@@ -133,7 +141,7 @@ class Guard:
             if status:
                 raise
             bug = problem(500, "internal_error", "an error of this server; its log says more")
-            await bug(scope, receive, timed_send)
+            await self._wrap_errors(bug)(scope, receive, timed_send)
         finally:
             self._memory.give_back(body.size)
             route = getattr(scope.get("route"), "path", "other")
@@ -142,12 +150,5 @@ class Guard:
 
 
 def server_timing(timings: dict[str, float]) -> bytes:
-    """The header's value: stages in milliseconds."""
+    """Return the value of the header Server-Timing: stages in milliseconds."""
     return ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in timings.items()).encode()
-
-
-def _framing(scope: Scope) -> tuple[int, bool]:
-    """Content-Length, and whether the body is chunked instead."""
-    headers = dict(scope["headers"])
-    length = headers.get(b"content-length", b"0")
-    return int(length) if length.isdigit() else 0, b"transfer-encoding" in headers

@@ -1,4 +1,4 @@
-"""Which of our formats a client accepts (RFC 9110, section 12.5.1)."""
+"""The choice of the answer's format by the Accept header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 NPZ: Final = "application/x-npz"
 _QUALITY: Final = re.compile(r"0?\.\d+|[01](\.\d*)?")
-FORMATS: Final = (JSON, NPY, NPZ)  # the server's preference
+FORMATS: Final = (JSON, NPY, NPZ)  # in the order that the server prefers
 
 
 def best_format(accept: str | None) -> str:
-    """The format this Accept header likes best; NotAcceptable if it accepts none of ours."""
+    """Return the format that an Accept header prefers.
+
+    Raises
+    ------
+    NotAcceptable : the header accepts none of our formats.
+    """
     if accept in (None, "", "*/*", JSON):
         return JSON
     assert accept is not None
     ranges = [_range(part) for part in accept.split(",") if part.strip()]
     quality, best = max(
-        ((_quality(offer, ranges), offer) for offer in FORMATS), key=lambda found: found[0]
+        ((_quality(offer, ranges), offer) for offer in FORMATS), key=lambda rated: rated[0]
     )
     if quality <= 0:
         raise NotAcceptable(f"cannot make {accept[:100]!r}; accept {', '.join(FORMATS)}")
@@ -39,7 +44,7 @@ def _range(part: str) -> tuple[str, float]:
 
 
 def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
-    """By the most specific range that names the offer."""
+    """Return the quality of the most specific range that covers the offer, or 0."""
     for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
         for candidate, quality in ranges:
             if candidate == name:

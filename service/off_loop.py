@@ -1,4 +1,4 @@
-"""Iteration beside the event loop: what takes its time there would stop every other request."""
+"""Iteration in threads: a slow step on the event loop would stop every other request."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 class OffLoop(Generic[T]):
-    """The items of a generator, each made in a thread when it is asked for."""
+    """Iterates over a generator; each item is made in a thread when it is asked for."""
 
     def __init__(self, items: Generator[T, None, None]) -> None:
         self._items = items
-        self._turn = threading.Lock()  # a cancelled step goes on in its thread
+        self._turn = threading.Lock()  # a step that was cancelled still runs in its thread
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while (item := await asyncio.to_thread(self._next)) is not None:
             yield item
 
     def close(self) -> None:
-        """Let go what the items are made of: frames of a cancelled task may be kept for long."""
+        """Close the generator: a cancelled task may refer to it, and to its memory, for long."""
         asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _next(self) -> T | None:
@@ -38,7 +38,7 @@ class OffLoop(Generic[T]):
 
 
 class Streamed(StreamingResponse):
-    """A body in pieces that are made off the loop, each when the one before was sent."""
+    """A response in pieces: each is made in a thread when the piece before it was sent."""
 
     def __init__(
         self, pieces: Generator[bytes, None, None], headers: dict[str, str], media_type: str
@@ -47,7 +47,7 @@ class Streamed(StreamingResponse):
         super().__init__(aiter(self._pieces), headers=headers, media_type=media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and let go of it however that ends."""
+        """Send all pieces, and release what they are made of even if that fails."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings` and `GET /v1/models` as OpenAI's clients expect them, audio for text."""
+"""`POST /v1/embeddings` and `GET /v1/models` as OpenAI's clients expect, with audio for text."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from service.state import Service, require_key, service_of
 
 _PREFIX: Final = "data:"
 _BASE64: Final = ";base64"
-_ON_LOOP: Final = 1 << 16  # longer texts are read in a thread
-# Commas and brackets, which count the values of a JSON text before any is made. A request has a
-# few and two a clip; the rest is for what names may hold.
+_ON_LOOP: Final = 1 << 16  # characters; longer texts are decoded in a thread
+# These marks tell how many values a JSON text has before any of them is made. A request needs a
+# few, and two for each clip; the spare ones are for names that contain them.
 _SPARE_MARKS: Final = 1000
 _MARKS: Final = (b",", b"[", b"{")
 _WHITE: Final = string.whitespace.encode()
@@ -47,7 +47,7 @@ router = APIRouter(prefix=OPENAI_PREFIX, dependencies=[Depends(require_key)], ta
 
 @router.get("/models", response_model=ModelList, responses=OPENAI_READ_ERRORS)
 async def models(request: Request) -> ModelList:
-    """The models that may be asked for."""
+    """List the models that this server offers."""
     service = service_of(request)
     return ModelList(data=[_card(service, name) for name in service.models.names])
 
@@ -58,7 +58,7 @@ async def models(request: Request) -> ModelList:
     responses={**OPENAI_READ_ERRORS, 404: OPENAI_ERRORS[404]},
 )
 async def model_card(request: Request, model: str) -> ModelCard:
-    """One of them."""
+    """Describe a model that this server offers."""
     service = service_of(request)
     if model not in service.models.names:
         raise UnknownModel(model, service.models.names, "GET /v1/models")
@@ -72,7 +72,7 @@ async def model_card(request: Request, model: str) -> ModelCard:
     openapi_extra=_BODY,
 )
 async def embeddings(request: Request) -> Response:
-    """Scene embeddings of clips given as base64 or data URIs."""
+    """Compute the scene embeddings of clips given as base64 or data URIs."""
     service = service_of(request)
     service.check_ready()
     body = await _read(request, service.settings.max_inputs)
@@ -88,7 +88,7 @@ async def embeddings(request: Request) -> Response:
 
 
 async def _read(request: Request, max_inputs: int) -> EmbeddingsRequest:
-    """The body, checked so that a wrong one costs little however long it is."""
+    """Read and check the body; a long body that is wrong costs little."""
     uploads.check_uncompressed(request)
     if uploads.is_form(request):
         raise BadRequest("send JSON with base64 here; files in a form go to POST /embed")
@@ -120,12 +120,12 @@ def _checked(data: bytes, max_inputs: int) -> EmbeddingsRequest:
 
 
 def _taps(names: list[str] | None) -> tuple[str, ...] | None:
-    """A list, or one text with commas."""
+    """Split the items of a list at commas: clients may send one text or several."""
     return None if names is None else tuple(tap.strip() for tap in ",".join(names).split(","))
 
 
 def _check_size(served: Served, task: Task, dimensions: int | None) -> None:
-    """BadRequest unless the vectors have this size; they are never cut."""
+    """Raise BadRequest unless the vectors have this size: they are never cut."""
     taps = task.resolved(served).taps
     sizes = served.model.tap_sizes
     size = sum(sizes[tap] for tap in taps)
@@ -138,7 +138,7 @@ def _check_size(served: Served, task: Task, dimensions: int | None) -> None:
 
 
 def audio_bytes(text: str) -> bytes:
-    """Base64 or a data URI; nothing is ever fetched."""
+    """Decode base64 or a data URI; a URL is never fetched."""
     if text[:5].lower() == _PREFIX:
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(_BASE64):
@@ -146,7 +146,7 @@ def audio_bytes(text: str) -> bytes:
     elif "://" in text[:16]:
         raise BadRequest("URLs are not fetched; send the audio itself as base64")
     try:
-        # Not `split`, which would make an object of every piece.
+        # `split` would make an object of every piece between white space.
         packed = text.encode("ascii").translate(_URL_SAFE, _WHITE)
         return base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -167,7 +167,7 @@ async def _embed(
 
 
 async def _all(work: list[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-    """Every answer in order; the first error, but only after all have ended."""
+    """Return every answer in order; raise the first error, but only after all have ended."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

@@ -1,4 +1,4 @@
-"""The schema at /openapi.json: every status that an answer may have, and the form of errors."""
+"""The schema at /openapi.json, with every status of an answer and the form of errors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from service.schemas import EmbeddingsRequest, OpenAIError, Problem
 Responses = dict[int | str, dict[str, Any]]
 
 _EVERYWHERE: Final = {
-    403: "A browser sends this for a page that may not use this server.",
-    421: "This server does not go by the name that the request was sent to.",
+    403: "A browser sent this for a page that may not use this server.",
+    421: "This server does not allow the request's host name.",
     500: "An error of this server; its log says more.",
 }
-_NOT_READY: Final = {503: "Starting, stopping, or the model cannot be loaded."}
+_NOT_READY: Final = {503: "The server is starting or stopping, or the model cannot be loaded."}
 _WITH_KEY: Final = {401: "No API key, or a wrong one."}
 _WITH_BODY: Final = {
-    400: "An option or the body makes no sense.",
+    400: "An option or the body is invalid.",
     404: "No such model.",
-    406: "None of the accepted formats can be made.",
+    406: "The server makes none of the accepted formats.",
     408: "The body did not arrive in time.",
     413: "Larger, longer or more work than this server takes.",
-    415: "No audio in a format that we decode, or a compressed body.",
+    415: "The body is compressed, or no audio in a format that this server decodes.",
     422: "Broken or empty audio, or an invalid option.",
-    429: "Busy; Retry-After says when to send the request again.",
+    429: "The server is busy; Retry-After says when to send the request again.",
 }
 _SECURITY: Final = {"APIKey": {"type": "http", "scheme": "bearer"}}
 
@@ -49,7 +49,7 @@ READ_ERRORS: Final = {**OPEN_ERRORS, 401: ERRORS[401]}
 
 
 def describe(app: FastAPI, asks_for_key: bool) -> None:
-    """Make the schema of an application whose routes are complete."""
+    """Complete the schema of an application; all its routes must have been added."""
     schema = app.openapi()
     components = schema.setdefault("components", {})
     for form in (Problem, OpenAIError, EmbeddingsRequest):  # no route names them

@@ -1,4 +1,4 @@
-"""For whoever runs the server: health, metrics, and what it is; for people: a page."""
+"""Routes for operators (health, metrics, information), and the page for people."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ router = APIRouter(tags=["operations"], responses=OPEN_ERRORS)
 
 @router.get("/livez", responses={503: ERRORS[503]})
 async def livez(request: Request) -> dict[str, str | float]:
-    """The process answers, and no batch hangs; how long the oldest one under way has taken."""
+    """Tell whether the process answers and no batch hangs, and the oldest batch's age."""
     models = service_of(request).models
     seconds = models.oldest_batch_seconds
     if models.hung:
@@ -45,14 +45,14 @@ async def livez(request: Request) -> dict[str, str | float]:
 
 @router.get("/readyz", responses={503: ERRORS[503]})
 async def readyz(request: Request) -> dict[str, str]:
-    """The default model has made a forward pass, its worker is alive, nothing is stopping."""
+    """Tell whether a request would be served now: the default model has made a forward pass."""
     service_of(request).check_ready()
     return {"status": "ready"}
 
 
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Counters and histograms in Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
@@ -60,7 +60,7 @@ async def metrics(request: Request) -> Response:
     "/info", response_model=Info, responses=READ_ERRORS, dependencies=[Depends(require_key)]
 )
 async def info(request: Request) -> Info:
-    """Models with hashes and labels' count, limits, versions."""
+    """Describe the server: its loaded models, limits, and the versions of libraries."""
     service = service_of(request)
     settings = service.settings
     models = [
@@ -85,5 +85,5 @@ async def info(request: Request) -> Info:
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 async def page() -> Response:
-    """Try it in the browser."""
+    """Return the page to try the server in a browser."""
     return HTMLResponse(_PAGE.read_bytes(), headers=_PAGE_HEADERS)

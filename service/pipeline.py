@@ -26,7 +26,8 @@ from service.answers import Answer, CacheState, ResolvedTask, Task, Upload
 from service.batching import Request
 from service.budget import Budget, Cost
 from service.cache import Cache, Unavailable
-from service.decoding import Decoded, DecoderPool, decoder_version
+from service.decoder import Decoded
+from service.decoding import DecoderPool, decoder_version
 from service.errors import Overloaded
 from service.limits import Memory, Slots
 from service.metrics import Metrics

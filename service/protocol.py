@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the bounds that it lacks: time, heads, trailers, connections."""
+"""uvicorn's HTTP protocol with limits that it lacks: on time, heads, trailers and connections."""
 
 from __future__ import annotations
 
@@ -18,62 +18,62 @@ HEAD_SECONDS: Final = 20.0
 MAX_HEAD_BYTES: Final = 32 << 10
 MAX_FIELDS: Final = 100
 MAX_PIPELINED: Final = 32
-MAX_CONNECTIONS: Final = 900  # below the 1024 open files that a process often may have
+MAX_CONNECTIONS: Final = 900  # many systems allow a process 1024 open files
 
 
 class HeadDeadline(HttpToolsProtocol):
-    """Closes connections that do not finish a request's head in time.
+    """Closes connections whose clients do not finish a request's head in time.
 
-    From its completion on, the application has a deadline for the body; between requests,
-    uvicorn has one for idle connections.
+    After the head, the application's own deadline for the body counts; between requests, uvicorn's
+    deadline for idle connections.
     """
 
     head_seconds = HEAD_SECONDS
     _head_timer: asyncio.TimerHandle | None = None
-    _receiving = False  # a request has begun and its last byte has not come
+    _receiving = False  # whether the last byte of the current request is still to come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first head is due."""
+        """Start the deadline of the first head."""
         super().connection_made(transport)
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        """Whatever comes while no request is at work must become one in time."""
+        """Start the deadline when bytes arrive while no request is being answered."""
         super().data_received(data)
         if not self.at_work:
             self._arm()
 
     def on_message_begin(self) -> None:
-        """The parser saw the first byte of a request."""
+        """Start the deadline: a request has begun."""
         self._receiving = True
         self._arm()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """End the deadline of the head."""
         self._disarm()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is complete."""
+        """Note that the request is complete."""
         self._receiving = False
         self._disarm()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Answered; what is still to come of the request is due as a head is."""
+        """Start the deadline again if the rest of an answered request is still to come."""
         super().on_response_complete()
         if self._receiving:
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No connection, no deadline."""
+        """End the deadline."""
         self._disarm()
         super().connection_lost(exc)
 
     @property
     def at_work(self) -> bool:
-        """Whether a request waits for its answer."""
+        """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _arm(self) -> None:
@@ -89,101 +89,102 @@ class HeadDeadline(HttpToolsProtocol):
 
 
 class BoundedHttp(HeadDeadline):
-    """Bounds what a connection can cost before the application sees a request.
+    """Limits what a connection can cost before the application sees a request.
 
-    Names, values and the URL are counted as they come, and so are the bytes of which the parser
-    makes none of these yet. Trailers are counted as a head is, and forgotten.
+    The bytes of the URL, of header names and of header values are counted as they arrive; so are
+    bytes that the parser has not turned into one of these yet. Trailers have the same limit as a
+    head; their content is ignored.
     """
 
     max_connections = MAX_CONNECTIONS
     send_seconds = SEND_SECONDS
     _send_timer: asyncio.TimerHandle | None = None
     _in_head = False
-    _deaf = False  # nothing more is taken from this connection
+    _ignoring = False  # whether all further bytes of the client are ignored
     _refusal: Response | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.ws_protocol_class = None  # there is no WebSocket here
+        self.ws_protocol_class = None  # this server has no WebSocket
         self._fields = self._counted = self._uncounted = 0
         self.quiet_since = time.monotonic()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """One more connection: beyond the limit, the one that is idle longest makes room."""
-        lingering = LingeringTransport(transport, lambda: self._receiving or self._deaf)
+        """Accept a connection; beyond the limit, close the one that has been idle longest."""
+        lingering = LingeringTransport(transport, lambda: self._receiving or self._ignoring)
         super().connection_made(cast("asyncio.Transport", lingering))
         if len(self.connections) > self.max_connections:
             _idlest(cast("Iterable[BoundedHttp]", self.connections)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, unless nothing more is taken or too much has come that is no body."""
-        if cast("LingeringTransport", self.transport).discard(data) or self._deaf:
+        """Parse the bytes, unless they are ignored; refuse a head that is too large."""
+        if cast("LingeringTransport", self.transport).discard(data) or self._ignoring:
             return
         self._uncounted += len(data)
         super().data_received(data)
-        if self._uncounted > MAX_HEAD_BYTES and not self._deaf:
+        if self._uncounted > MAX_HEAD_BYTES and not self._ignoring:
             self._refusal = _HEAD_TOO_LARGE
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """A new request, with counts of its own."""
+        """Start the counts of a new request."""
         self._fields = self._counted = self._uncounted = 0
         self._in_head = True
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise _Refused  # the last of them closes the connection, and the client tries again
+            raise _Refused  # answering the last one closes the connection; clients then try again
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the URL."""
+        """Count a piece of the URL."""
         self._count(len(url), _URL_TOO_LONG)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head; one of the trailers is counted alone."""
+        """Count a field; pass it on if it belongs to the head, not to the trailers."""
         self._fields += 1
         self._count(len(name) + len(value), _HEAD_TOO_LARGE)
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """What follows is counted anew."""
+        """Start the counts of what follows the head."""
         self._fields = self._counted = self._uncounted = 0
         self._in_head = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """The application counts these."""
+        """Pass the body on; the application counts its bytes."""
         self._uncounted = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Nothing is due any more."""
+        """Start the counts of what follows the request."""
         self._uncounted = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Idle from now on, unless more requests wait."""
+        """Note when the connection became idle, unless more requests wait."""
         self.quiet_since = time.monotonic()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than we send; it has a while for what is buffered."""
+        """Close the connection unless the client soon reads what is buffered for it."""
         super().pause_writing()
         self._send_timer = self.loop.call_later(self.send_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has taken that."""
+        """The client has read enough: it may go on."""
         super().resume_writing()
         self._stop_send_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No connection, no deadline."""
+        """End the deadline for sending."""
         self._stop_send_timer()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """The end of what is understood: say so where that can be no other request's answer."""
-        self._deaf = True
+        """Refuse what cannot be parsed, unless the refusal could be taken for another answer."""
+        self._ignoring = True
         in_body = self._receiving and not self._in_head
         if self.at_work and not in_body:  # earlier requests are answered first
             self.cycle.keep_alive = False
@@ -196,7 +197,7 @@ class BoundedHttp(HeadDeadline):
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Whoever asks for another protocol is answered in this one, and that is no event."""
+        """Log nothing: clients that ask for another protocol are simply answered in HTTP/1.1."""
 
     def _count(self, size: int, refusal: Response) -> None:
         self._counted += size
@@ -211,16 +212,16 @@ class BoundedHttp(HeadDeadline):
 
 
 class _Refused(Exception):
-    """The parser stops here."""
+    """Raised in a callback to stop the parser."""
 
 
 def _idlest(connections: Iterable[BoundedHttp]) -> BoundedHttp:
-    idle = [one for one in connections if not (one.at_work or one.transport.is_closing())]
-    return min(idle, key=lambda connection: connection.quiet_since)
+    idle = (each for each in connections if not (each.at_work or each.transport.is_closing()))
+    return min(idle, key=lambda each: each.quiet_since)
 
 
 def _raw(response: Response) -> bytes:
-    """The response as it goes over the wire."""
+    """Return the bytes that are sent for a response."""
     fields = [*response.raw_headers, (b"connection", b"close")]
     head = b"".join(b"%b: %b\r\n" % field for field in fields)
     return STATUS_LINE[response.status_code] + head + b"\r\n" + bytes(response.body)

@@ -1,4 +1,4 @@
-"""Audio in, embeddings and tags out."""
+"""Routes that take audio and answer embeddings, tags or events."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _FORMATS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {NPY: _BINA
 
 
 async def options_once(request: Request) -> None:
-    """BadRequest for an option that is given twice: only the last one would count."""
+    """Raise BadRequest for an option that is given twice: the first value would be ignored."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name, count in Counter(names).items():
         if count > 1:
@@ -65,9 +65,9 @@ router = APIRouter(dependencies=[Depends(require_key), Depends(options_once)], r
     "/embed", response_model=EmbedResponse, responses=_FORMATS, openapi_extra=_BODY, tags=["audio"]
 )
 async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Response:
-    """A vector for the clip, or one for every timestamp.
+    """Compute a vector for the clip, or for every timestamp.
 
-    npy is the array alone ([D], or [T, D]); npz has `embedding` and `timestamps_ms`.
+    npy has the array alone ([D], or [T, D]); npz has `embedding` and `timestamps_ms`.
     """
     task = Task("embedding", query.kind, query.window_ms, query.hop_ms, _taps(query.taps))
     return await _answer(request, query, task)
@@ -81,7 +81,7 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
     tags=["audio"],
 )
 async def timestamps(request: Request, query: Annotated[TimestampsQuery, Query()]) -> Response:
-    """`/embed?kind=timestamps`: by default windows of 160 ms every 50 ms."""
+    """Do the same as `/embed?kind=timestamps`: by default windows of 160 ms every 50 ms."""
     task = Task("embedding", "timestamps", query.window_ms, query.hop_ms, _taps(query.taps))
     return await _answer(request, query, task)
 
@@ -90,9 +90,9 @@ async def timestamps(request: Request, query: Annotated[TimestampsQuery, Query()
     "/tags", response_model=TagsResponse, responses=_FORMATS, openapi_extra=_BODY, tags=["audio"]
 )
 async def tags(request: Request, query: Annotated[TagsQuery, Query()]) -> Response:
-    """What is heard: the most probable labels.
+    """Find the most probable labels of the clip, or of every window.
 
-    npy and npz hold the probabilities of all labels, in the model's order.
+    npy and npz have the probabilities of all labels, in the model's order.
     """
     task = Task("tags", query.kind, query.window_ms, query.hop_ms)
     return await _answer(request, query, task, query.top_k)
@@ -106,9 +106,9 @@ async def tags(request: Request, query: Annotated[TagsQuery, Query()]) -> Respon
     tags=["audio"],
 )
 async def events(request: Request, query: Annotated[EventsQuery, Query()]) -> Response:
-    """What sounds when.
+    """Find which sounds occur from when to when.
 
-    npy and npz hold the probabilities of all labels in frames of 40 ms, before the filter.
+    npy and npz have the probabilities of all labels in frames of 40 ms, before the filter.
     """
     media_type, upload = await _prepared(request, query, Task("events"))
     rules = EventRules.of(
@@ -130,7 +130,7 @@ async def _answer(request: Request, query: AudioQuery, task: Task, top_k: int = 
 async def _prepared(
     request: Request, query: AudioQuery | EventsQuery, task: Task
 ) -> tuple[str, Upload]:
-    """The form of the answer, and the upload with what is to be made of it."""
+    """Return the media type of the answer, and the upload together with its task."""
     service = service_of(request)
     service.check_ready()
     # Several headers are one list (RFC 9110, section 5.3).
@@ -143,12 +143,12 @@ async def _prepared(
 
 async def _computed(request: Request, upload: Upload) -> Answer:
     pipeline = service_of(request).pipeline
-    found = await pipeline.find(upload)
-    if isinstance(found, Answer):
-        answer = found
+    outcome = await pipeline.find(upload)
+    if isinstance(outcome, Answer):
+        answer = outcome
     else:
         pipeline.check_room(upload)
-        answer = await uploads.unless_gone(request, pipeline.compute(upload, found))
+        answer = await uploads.unless_gone(request, pipeline.compute(upload, outcome))
     request.scope[TIMINGS].update(answer.timings)
     return answer
 

@@ -1,4 +1,4 @@
-"""What goes over the wire, as documents."""
+"""The documents that clients send and receive."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ Name = Annotated[str, Field(max_length=256)]  # as long as a file's
 _MAX_TAPS: Final = 10_000  # characters
 
 
-class Options(BaseModel):
-    """What a caller may choose. An unknown name is refused together with the nearest known ones."""
+class RequestOptions(BaseModel):
+    """The options of a request. The error for an unknown name lists the most similar ones."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
+    def _known(cls, options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options  # the next check says what is wrong with it
         names = list(cls.model_fields)
-        unknown = [name for name in given if name not in names] if isinstance(given, dict) else []
+        unknown = [name for name in options if name not in names]
         if unknown:
-            name = unknown[0][:_SHOWN]  # comparing takes as long as a name is
+            name = unknown[0][:_SHOWN]  # a long name would take long to compare
             near = get_close_matches(name.lower(), names, cutoff=0.5)
             raise PydanticCustomError(
                 "unknown_option",
                 "no option {name}; choose from {choices}",
                 {"name": repr(name), "choices": ", ".join(near or names)},
             )
-        return given
+        return options
 
 
 def _as_list(value: Any) -> Any:
@@ -42,7 +44,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-# The first wrong item ends the check: a million of them would make a million messages.
+# Checking stops at the first wrong item: a million of them would make a million messages.
 Strings = Annotated[
     list[Annotated[str, Field(min_length=1)]],
     Field(min_length=1, fail_fast=True),
@@ -54,16 +56,18 @@ Strings = Annotated[
 ]
 
 
-class AudioQuery(Options):
-    """Options of every request with audio."""
+class AudioQuery(RequestOptions):
+    """The options of every request that cuts audio into windows."""
 
-    model: Name | None = Field(default=None, description="One of /v1/models; without: the default.")
+    model: Name | None = Field(
+        default=None, description="A name of /v1/models; the default model if it is left out."
+    )
     window_ms: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     hop_ms: float | None = Field(default=None, ge=1, allow_inf_nan=False)
 
 
 class TimestampsQuery(AudioQuery):
-    """Options of /timestamps."""
+    """The options of /timestamps."""
 
     taps: str | None = Field(
         default=None,
@@ -74,7 +78,7 @@ class TimestampsQuery(AudioQuery):
 
 
 class EmbedQuery(TimestampsQuery):
-    """Options of /embed."""
+    """The options of /embed."""
 
     kind: Kind = Field(
         default="scene", description="One vector for the clip, or one for every window."
@@ -82,24 +86,33 @@ class EmbedQuery(TimestampsQuery):
 
 
 class TagsQuery(AudioQuery):
-    """Options of /tags."""
+    """The options of /tags."""
 
     kind: Kind = Field(default="scene", description="Tags of the clip, or of every window.")
     top_k: int = Field(default=10, ge=1, le=10_000, description="How many tags, best first.")
 
 
-class EventsQuery(Options):
-    """Options of /events."""
+class EventsQuery(RequestOptions):
+    """The options of /events."""
 
-    model: Name | None = Field(default=None, description="One of /v1/models that finds events.")
-    threshold: float = Field(default=0.5, gt=0, le=1, description="A label sounds from here on.")
-    median: int = Field(default=9, ge=1, le=999, description="Frames of the filter, odd.")
+    model: Name | None = Field(
+        default=None, description="A name of /v1/models whose model finds events."
+    )
+    threshold: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="The lowest probability at which a label counts as sounding.",
+    )
+    median: int = Field(
+        default=9, ge=1, le=999, description="Width of the median filter in frames, odd."
+    )
     min_duration_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
     merge_gap_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
 
 
 class EmbedResponse(BaseModel):
-    """One vector for the clip, or with kind=timestamps one for every timestamp."""
+    """A vector for the clip, or with kind=timestamps one for every timestamp."""
 
     model: str = Field(examples=["mn04_as"])
     kind: Kind
@@ -121,14 +134,14 @@ class Tag(BaseModel):
 
 
 class WindowTags(BaseModel):
-    """Tags of one window."""
+    """The tags of a window."""
 
     ms: float = Field(description="The window's centre.")
     tags: list[Tag]
 
 
 class TagsResponse(BaseModel):
-    """Tags of the clip, or with kind=timestamps those of every window."""
+    """The tags of the clip, or with kind=timestamps those of every window."""
 
     model: str = Field(examples=["mn04_as"])
     kind: Kind
@@ -144,11 +157,11 @@ class SoundEvent(BaseModel):
     label: str = Field(examples=["Speech"])
     onset: float = Field(examples=[0.48])
     offset: float = Field(examples=[2.12])
-    score: float = Field(examples=[0.91], description="Its highest probability.")
+    score: float = Field(examples=[0.91], description="The highest probability within the event.")
 
 
 class EventsResponse(BaseModel):
-    """The events of the clip, by onset."""
+    """The events of the clip, ordered by onset."""
 
     model: str = Field(examples=["fmn10+tf-256_strong"])
     seconds: float
@@ -157,14 +170,14 @@ class EventsResponse(BaseModel):
 
 
 class Fault(BaseModel):
-    """One option that does not fit."""
+    """An option that is invalid: where it stands, and what is wrong."""
 
     where: str = Field(examples=["query.top_k"])
     what: str
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457). `code` is stable."""
+    """An error (RFC 9457). Its `code` stays the same in later versions."""
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Unprocessable Entity"])
@@ -175,7 +188,7 @@ class Problem(BaseModel):
 
 
 class OpenAIErrorBody(BaseModel):
-    """What OpenAI's clients raise. `code` is ours, and stable."""
+    """The error that OpenAI's clients raise. Its `code` is the same as in a Problem."""
 
     message: str
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
@@ -184,19 +197,21 @@ class OpenAIErrorBody(BaseModel):
 
 
 class OpenAIError(BaseModel):
-    """An error of the routes below /v1."""
+    """The answer for an error of the routes below /v1."""
 
     error: OpenAIErrorBody
 
 
-class EmbeddingsRequest(Options):
-    """OpenAI's request, with audio as base64 or data URI where text would be."""
+class EmbeddingsRequest(RequestOptions):
+    """OpenAI's request, with audio as base64 or data URI in place of text."""
 
     model: Name | None = Field(default=None, examples=["mn04_as"])
     input: Strings
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
-        default=None, ge=1, description="If given: the size that the chosen taps have together."
+        default=None,
+        ge=1,
+        description="If given, it must be the size of the vectors: vectors are never cut.",
     )
     taps: Strings | None = Field(
         default=None,
@@ -216,7 +231,7 @@ class EmbeddingsRequest(Options):
 
 
 class Embedding(BaseModel):
-    """One clip's vector: numbers, or base64 of little-endian float32."""
+    """The vector of a clip: numbers, or base64 of little-endian float32."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -224,14 +239,14 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Audio has no tokens; clients expect the fields."""
+    """The number of tokens: always 0, because audio has none, but clients expect the fields."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
 
 
 class EmbeddingsResponse(BaseModel):
-    """OpenAI's response."""
+    """OpenAI's answer: the vectors of all clips."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
@@ -240,7 +255,7 @@ class EmbeddingsResponse(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """One model that may be asked for."""
+    """A model that this server offers."""
 
     id: str
     object: Literal["model"] = "model"
@@ -258,7 +273,7 @@ class ModelList(BaseModel):
 
 
 class Info(BaseModel):
-    """What this server is and what it takes."""
+    """The server's models, limits, cache and versions."""
 
     version: str
     models: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""One server process: an application behind uvicorn, and how it ends."""
+"""A server process: it runs the application in uvicorn until a signal or a failure ends it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from service.state import Service
 
 LOG_FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
-_CLOSE_SECONDS: Final = 10.0  # beyond the time to finish requests
-_TRIM_TICKS: Final = 100  # ten seconds from one return of freed memory to the next
+_CLOSE_SECONDS: Final = 10.0  # to close everything, after the time to finish requests
+_TRIM_TICKS: Final = 100  # uvicorn ticks ten times a second: memory is returned every ten seconds
 _log = logging.getLogger(__name__)
 
 
 class Exit(IntEnum):
-    """Exit codes of a server; a signal that comes twice ends it with 128 and its number."""
+    """The exit codes of a server; after a repeated signal the code is 128 plus its number."""
 
     STOPPED = 0
     HUNG = 1
@@ -41,13 +41,13 @@ class Exit(IntEnum):
 
 
 FINAL: Final = frozenset({Exit.SETTINGS, Exit.ADDRESS, Exit.UNABLE})
-"""Another process of the same settings would end the same way."""
+"""Codes after which a new process with the same settings would end in the same way."""
 
 
 def run(settings: Settings, sockets: Sequence[socket.socket]) -> int:
-    """Serve on these sockets until a signal, or what the server cannot do without, ends it."""
-    keep_freed_memory()  # before threads are there: each would get an arena of its own
-    from service.app import create_app  # imports torch
+    """Serve on these sockets until a signal comes or the server cannot serve; return the code."""
+    keep_freed_memory()  # before threads start, which would otherwise get arenas of their own
+    from service.app import create_app  # late, because it imports torch
 
     try:
         app = create_app(settings)
@@ -69,7 +69,7 @@ def run(settings: Settings, sockets: Sequence[socket.socket]) -> int:
 
 
 class Server(uvicorn.Server):
-    """Says 503 on /readyz from the signal on, while it finishes what it has; ends with status 0."""
+    """uvicorn's server, which after a signal finishes its requests while /readyz answers 503."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
         self._signals: set[int] = set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """A signal came. uvicorn's own handler would send it again at the end."""
+        """Begin to stop. uvicorn's own handler would send the signal to itself again at the end."""
         if sig in self._signals:
             os._exit(128 + sig)
         self._signals.add(sig)
@@ -85,11 +85,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to stop, asked ten times a second."""
+        """Return whether to stop; uvicorn asks ten times a second."""
         parent = parent_process()
-        if parent is not None:  # several processes: another one takes the place of this one
+        if parent is not None:  # this is one of several processes, and will be replaced
             if self._service.models.hung:
-                _log.error("a batch does not end; another process takes the place of this one")
+                _log.error("a batch does not end; this process is replaced by another")
                 _leave(Exit.HUNG)
             if not parent.is_alive():
                 return True
@@ -98,24 +98,24 @@ class Server(uvicorn.Server):
         return bool(self._service.fatal) or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish; give up what hangs."""
+        """Finish the requests; end the process even if a batch hangs."""
         limit = self._service.settings.drain_seconds + _CLOSE_SECONDS
         try:
             with fail_after(limit):
                 await super().shutdown(sockets)
         except TimeoutError:
-            _log.error("a batch did not end within %g s; it is given up", limit)
+            _log.error("a batch did not end within %g s; the process ends without it", limit)
             _leave(Exit.HUNG)
-        if self._service.models.reading:  # a download: its thread cannot be interrupted
+        if self._service.models.reading:  # the thread of a download cannot be interrupted
             _leave(Exit.UNABLE if self._service.fatal else Exit.STOPPED)
 
 
 def stop_signals() -> tuple[signal.Signals, signal.Signals]:
-    """What ends a server."""
+    """Return the signals that end a server."""
     return signal.SIGINT, signal.SIGTERM
 
 
 def _leave(code: int) -> None:
-    """End this process although some thread of it does not."""
+    """End this process although one of its threads is still running."""
     logging.shutdown()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Every knob of the server, read once from the environment (EMBEDDER_...) by `create_app`."""
+"""All settings of the server, which come from environment variables (EMBEDDER_...)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from embedder.defaults import DEFAULT_MODEL
 from embedder.process import available_cores
 
 MiB: Final = 1 << 20
-ANY: Final = "*"  # among allowed hosts or origins
+ANY: Final = "*"  # allows any host or origin
 _PREFIX: Final = "EMBEDDER_"
-_SECRET: Final = ("api_key", "api_keys", "redis_url")  # no message repeats their values
+_SECRET: Final = ("api_key", "api_keys", "redis_url")  # never repeated in a message
 _HOST_NAME: Final = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
 class Settings(BaseSettings):
-    """One value for the whole life of a server. Field `x` is the variable EMBEDDER_X."""
+    """The settings of a server, fixed for its whole life. Field `x` is the variable EMBEDDER_X."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
-    # Where
+    # Address and access
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     workers: PositiveInt = Field(
@@ -42,16 +42,16 @@ class Settings(BaseSettings):
     )
     root_path: str = Field(default="", description="Path prefix that a proxy in front strips.")
     api_key: SecretStr | None = Field(
-        default=None, description="Asked for as a bearer token, if set."
+        default=None, description="If set, clients must send it as a bearer token."
     )
     api_keys: Annotated[tuple[SecretStr, ...] | None, NoDecode] = Field(
-        default=None, description="Several, separated by commas: each of them will do."
+        default=None, description="Several keys, separated by commas; clients send any of them."
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Names that requests may be sent to, or *: see service.access."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Whose pages may use this server from a browser, or *."
+        default=(), description="Origins whose pages may use this server from a browser, or *."
     )
 
     # Models
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     # The life of a server
     start_seconds: PositiveFloat = Field(
         default=120,
-        description="Time to try again while the default model cannot be downloaded; then it ends.",
+        description="Time to retry the download of the default model; then the server ends.",
     )
     drain_seconds: PositiveFloat = Field(
         default=30, description="Time to finish after a signal to stop."
@@ -102,14 +102,14 @@ class Settings(BaseSettings):
 
     # Limits of all requests together
     max_requests: PositiveInt = Field(
-        default=256, description="Being decoded or waiting for the network; beyond: 429."
+        default=256, description="Requests that are decoded or computed; beyond: 429."
     )
     max_memory: PositiveInt = Field(
         default=1024 * MiB,
-        description="Bytes of uploads, of decoded audio, and of answers held, each.",
+        description="Bytes for uploads, the same again for decoded audio, and for answers.",
     )
 
-    # Batching: longer waits make fuller batches; lone requests never wait.
+    # Batching. Longer waits make fuller batches; a lone request never waits.
     max_batch_seconds: PositiveFloat | None = Field(
         default=None,
         description="Audio in one batch; default 80 on CPU, where more is slower, else 320.",
@@ -119,39 +119,45 @@ class Settings(BaseSettings):
     # Decoding
     decode_workers: PositiveInt = Field(
         default_factory=lambda: max(2, min(4, available_cores())),
-        description="Of several, one is left to short uploads.",
+        description="Decoder processes; of several, one is kept for short uploads.",
     )
     decode_memory: PositiveInt = Field(
         default=1536 * MiB, description="Address space of one decoder."
     )
     decode_jobs: PositiveInt = Field(
-        default=10_000, description="A decoder is replaced after so many."
+        default=10_000, description="Uploads after which a decoder is replaced."
     )
 
     # Cache
-    cache_bytes: NonNegativeInt = Field(default=64 * MiB, description="In-process cache; 0: none.")
+    cache_bytes: NonNegativeInt = Field(
+        default=64 * MiB, description="In-process cache; 0 for none."
+    )
     cache_value_bytes: PositiveInt = Field(
         default=4 * MiB, description="Larger results are not cached."
     )
-    redis_url: RedisDsn | None = Field(default=None, description="Cache there, not in the process.")
+    redis_url: RedisDsn | None = Field(
+        default=None, description="Cache in redis instead of in the process."
+    )
     redis_timeout_ms: float = Field(
         default=250, gt=0, le=1000, description="Time that a request waits for redis."
     )
     redis_connect_timeout_ms: float = Field(
-        default=2000, gt=0, le=60_000, description="Connecting, which no request waits for."
+        default=2000, gt=0, le=60_000, description="Time to connect; requests do not wait for it."
     )
-    cache_ttl_seconds: PositiveInt = Field(default=7 * 24 * 3600, description="In redis, +-10 %.")
+    cache_ttl_seconds: PositiveInt = Field(
+        default=7 * 24 * 3600, description="In redis, give or take 10 %."
+    )
 
     @property
     def threads_of_worker(self) -> int:
-        """Workers share the cores: more threads than those only wait for each other."""
+        """The threads of a worker: its share of the cores, since more would only wait."""
         return self.threads or max(1, available_cores() // self.workers)
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """Every API key as it comes over the wire; none where everybody may ask."""
-        given = (*(self.api_keys or ()), *([self.api_key] if self.api_key else ()))
-        return tuple(key.get_secret_value().encode("utf-8", "surrogateescape") for key in given)
+        """All API keys as the bytes that clients send; empty if no key is needed."""
+        keys = (*(self.api_keys or ()), *([self.api_key] if self.api_key else ()))
+        return tuple(key.get_secret_value().encode("utf-8", "surrogateescape") for key in keys)
 
     @field_validator("models", "api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
@@ -194,7 +200,7 @@ class Settings(BaseSettings):
 
 
 def faults(error: ValidationError) -> list[str]:
-    """One line for each variable that makes no sense."""
+    """Return one line for each invalid variable."""
     return [_fault(str(fault["loc"][0]), fault["msg"], fault["input"]) for fault in error.errors()]
 
 

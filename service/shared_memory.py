@@ -1,4 +1,4 @@
-"""Memory that this process and a decoder share."""
+"""Memory that the server shares with a decoder process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import tempfile
 
 
 def shared_file(size: int) -> int:
-    """A file descriptor of so much memory, of which only what is written takes any."""
+    """Return a descriptor of `size` bytes; only pages that are written take memory."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(file, size)
-        # Whatever takes over the child could end this process by making the file shorter.
+        # Without a seal, an attacker who controls the decoder could shorten the file: the server
+        # would crash at its next access.
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         return file
-    with tempfile.TemporaryFile() as named_nowhere:
-        file = os.dup(named_nowhere.fileno())
+    with tempfile.TemporaryFile() as nameless:
+        file = os.dup(nameless.fileno())
     os.ftruncate(file, size)
     return file

@@ -1,4 +1,4 @@
-"""Identical work that is asked for at the same time is done once."""
+"""Identical requests at the same time share one computation."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Work in progress by key. It ends early only when nobody waits for it any more."""
+    """The work in progress, by key. It is cancelled when its last waiter is gone."""
 
     def __init__(self) -> None:
         self._tasks: dict[Hashable, asyncio.Task[T]] = {}
         self._waiting: dict[Hashable, int] = {}
 
     async def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of the work under `key`, begun here unless it is under way.
+        """Wait for the work under `key`, and start it unless it is in progress.
 
-        Its exception is everybody's. Whoever is cancelled, the first one too, leaves the others
-        undisturbed.
+        An error reaches every waiter. Cancelling one waiter, even the first, does not affect the
+        others.
         """
         task = self._tasks.get(key)
         if task is None:
@@ -36,7 +36,7 @@ class SingleFlight(Generic[T]):
                 if not self._waiting[key]:
                     self._land(key, task)
                     task.cancel()
-                    await asyncio.wait({task})  # what it holds is counted until it has ended
+                    await asyncio.wait({task})  # its memory is counted until it has ended
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._tasks
@@ -48,4 +48,4 @@ class SingleFlight(Generic[T]):
         if self._tasks.get(key) is task:
             del self._tasks[key], self._waiting[key]
         if task.done() and not task.cancelled():
-            task.exception()  # seen, even if nobody waits any more
+            task.exception()  # mark it as seen: asyncio logs errors that nobody has asked for

@@ -1,4 +1,4 @@
-"""What the routes of one application share."""
+"""The objects that all routes of an application share."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _POLL_SECONDS: Final = 0.05
 
 @dataclass
 class Service:
-    """One server. `draining`: it finishes what it has, and takes nothing new."""
+    """A server. While it is `draining`, it finishes its requests and accepts no new ones."""
 
     settings: Settings
     metrics: Metrics
     models: Models
     pipeline: Pipeline
     draining: bool = False
-    lacking: str = ""
+    lacking: str = ""  # why it can never serve, if the decoders are the reason
 
     async def start(self) -> None:
         """Start the decoders and begin to load the default model.
 
-        Where several processes accept from one socket, only those that can serve do so.
+        Of several workers, each waits here until it can serve: they accept from the same sockets.
         """
         self.models.start()
         try:
@@ -52,14 +52,14 @@ class Service:
         return self.models.fatal or bool(self.lacking)
 
     async def close(self) -> None:
-        """Fail what waits, end all helpers."""
+        """Let waiting requests fail, and end models, decoders and cache."""
         self.draining = True
         await self.models.close()
         await self.pipeline.decoders.close()
         await self.pipeline.cache.close()
 
     def check_ready(self) -> None:
-        """NotReady unless a request would be served now."""
+        """Raise NotReady unless a request would be served now."""
         if self.draining:
             raise NotReady("the server is stopping; ask another one")
         if self.lacking:
@@ -68,11 +68,11 @@ class Service:
             raise NotReady(self.models.failure or "the model is being loaded")
 
     async def check_detects(self, name: str | None) -> None:
-        """BadRequest for a model that finds no events, naming those served here that do."""
+        """Raise BadRequest if a model finds no events; the message names models that do."""
         served = await self.models.get(name)
         if detects(served.model.spec):
             return
-        able = [known for known in self.models.names if self._detects(known)]
+        able = [other for other in self.models.names if self._detects(other)]
         remedy = (
             f"choose one of {', '.join(able)}"
             if able
@@ -81,14 +81,14 @@ class Service:
         raise BadRequest(f"{served.model.name} finds no events; {remedy}")
 
     def _detects(self, name: str) -> bool:
-        """Whether a model finds events; of one in a file, only once it is loaded."""
+        """Return whether a model finds events; a model from a file is known once it is loaded."""
         if name in self.models.loaded:
             return detects(self.models.loaded[name].model.spec)
         return name in detectors()
 
 
 def make_cache(settings: Settings) -> Cache:
-    """Redis where a URL is set, else this process's memory, else none."""
+    """Make the cache of the settings: in redis, in this process's memory, or none."""
     if settings.redis_url is not None:
         timeout = settings.redis_timeout_ms / 1000
         connecting = settings.redis_connect_timeout_ms / 1000
@@ -98,13 +98,13 @@ def make_cache(settings: Settings) -> Cache:
 
 
 def service_of(request: Request) -> Service:
-    """The server that this request came to."""
+    """Return the server that received this request."""
     service: Service = request.app.state.service
     return service
 
 
 async def require_key(request: Request) -> None:
-    """Unauthorized without one of the API keys, where any is set."""
+    """Raise Unauthorized if the server has API keys and the request has none of them."""
     keys = service_of(request).settings.keys
     if keys:
         check_key(request.headers.get("authorization", ""), keys)

@@ -1,4 +1,4 @@
-"""Whose turn it is at one of several equal helpers, such as decoders."""
+"""Which piece of work gets the next free helper; helpers are equal, such as decoders."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Final, Generic, TypeVar
 from service.pace import Pace
 
 LARGE: Final = 2 << 20
-"""Bytes from which on a piece of work leaves the last free helper to smaller ones."""
+"""Work of more bytes may not take the last free helper: that is kept for smaller work."""
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class Turn(Generic[T]):
-    """Work of so many bytes: waiting for a helper, then done by it since `begun`."""
+    """A piece of work of `size` bytes. It waits for a helper, which works on it since `begun`."""
 
     size: int
     due: float
@@ -28,14 +28,15 @@ class Turn(Generic[T]):
 
     @property
     def large(self) -> bool:
-        """Whether it may not take the last free helper."""
+        """Whether this work may not take the last free helper."""
         return self.size > LARGE
 
 
 class Turns(Generic[T]):
-    """Helpers for work of known sizes. Short work overtakes long work, within bounds.
+    """Assigns helpers to work of known sizes. Short work overtakes long work, within bounds.
 
-    Among several helpers, one is left to short work; the helper used last is taken first.
+    Of several helpers, one is kept for short work. The helper used last is taken first: its memory
+    is still in the processor's caches.
     """
 
     def __init__(self, helpers: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,7 +49,7 @@ class Turns(Generic[T]):
         self._pace = Pace()
 
     async def take(self, size: int) -> tuple[Turn[T], T]:
-        """A helper, as soon as it is this work's turn."""
+        """Wait for this work's turn, and return it with its helper."""
         due = self._pace.due(self._clock(), size, size)
         turn = Turn(size, due, asyncio.get_running_loop().create_future())
         self._waiting[turn.large].append(turn)
@@ -60,19 +61,19 @@ class Turns(Generic[T]):
             raise
 
     def add(self, helper: T) -> None:
-        """One more free helper."""
+        """Add a free helper."""
         self._free.append(helper)
         self._hand_out()
 
     def done(self, turn: Turn[T], helper: T) -> None:
-        """The work is done, or has failed; the helper, or its successor, is free."""
+        """End a turn, whether its work succeeded or failed, and free its helper (or a new one)."""
         self._pace.note(turn.size, turn.size, self._clock() - turn.begun)
         self._running.remove(turn)
         self.add(helper)
 
     @property
     def backlog_seconds(self) -> float:
-        """About how long what waits and what runs will take."""
+        """An estimate of how long all waiting and running work will take."""
         now, seconds = self._clock(), 0.0
         for turn in (turn for line in self._waiting for turn in line):
             seconds += self._pace.seconds(turn.size, turn.size)
@@ -83,14 +84,14 @@ class Turns(Generic[T]):
     def _hand_out(self) -> None:
         while self._free and (line := self._next_line()):
             turn = line.popleft()
-            if turn.helper.cancelled():  # its task has not been told yet
+            if turn.helper.cancelled():  # its task has yet to run and leave the line
                 continue
             turn.begun = self._clock()
             self._running.add(turn)
             turn.helper.set_result(self._free.pop())
 
     def _next_line(self) -> deque[Turn[T]] | None:
-        """The line whose first one is next."""
+        """Return the line whose first turn is next, or None if all must wait."""
         short, long = self._waiting
         lines = [line for line in (short, long) if line]
         if sum(turn.large for turn in self._running) >= self._most_large:
@@ -98,7 +99,7 @@ class Turns(Generic[T]):
         return min(lines, key=lambda line: line[0].due, default=None)
 
     def leave(self, turn: Turn[T]) -> None:
-        """Give up a turn before any work was done, with its helper if it has got one."""
+        """Give up a turn before any work was done; its helper, if it has one, becomes free."""
         if turn in self._running:
             self._running.remove(turn)
             self.add(turn.helper.result())

@@ -1,10 +1,10 @@
-"""The audio of a request: a multipart field `file`, or the raw body."""
+"""The audio of a request, which comes as the multipart field `file` or as the raw body."""
 
 from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 from fastapi import Request
@@ -17,28 +17,28 @@ from embedder.errors import BadAudio, BadRequest
 from service.errors import UnsupportedEncoding
 
 FIELD: Final = "file"
-# Around the file: boundaries, headers of parts, small other fields.
+# Bytes that a form may have beside the file: boundaries, headers of parts, small other fields.
 MULTIPART_OVERHEAD: Final = 1 << 16
 _MAX_PARTS: Final = 16
 _FORM: Final = "multipart/form-data"
-_CHARSETS: Final = frozenset({"utf-8", "ascii", "iso8859-1"})  # as `codecs` calls them
+_CHARSETS: Final = frozenset({"utf-8", "ascii", "iso8859-1"})  # the names in `codecs`
 _PLAIN: Final = frozenset({"", "binary", "8bit", "7bit"})  # Content-Transfer-Encoding
 
 T = TypeVar("T")
 
 
 class _InMemory(MultiPartParser):
-    """Never spools to disk: the body's size is limited before it comes here."""
+    """A parser that never writes to disk; the size of a body was limited before."""
 
     spool_max_size = 0  # unlimited, for tempfile.SpooledTemporaryFile
 
 
 async def read(request: Request, options: frozenset[str] = frozenset()) -> bytes:
-    """The uploaded bytes; `options` are what the query string may have.
+    """Read the uploaded bytes; `options` names the options of the query string.
 
     Raises
     ------
-    BadRequest : a form that is malformed, or has anything but a file in the field.
+    BadRequest : the form is malformed, or has anything but one file in the field.
     BadAudio : nothing was sent.
     UnsupportedEncoding : the body is compressed.
     """
@@ -53,24 +53,36 @@ async def read(request: Request, options: frozenset[str] = frozenset()) -> bytes
 
 
 def check_uncompressed(request: Request) -> None:
-    """UnsupportedEncoding if the body would have to be unpacked first."""
+    """Raise UnsupportedEncoding if the body is compressed."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedEncoding(encoding)
 
 
 def is_form(request: Request) -> bool:
-    """Whether the body says that it is a multipart form."""
+    """Return whether the request's headers call the body a multipart form."""
     content_type = request.headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower() == _FORM
 
 
 async def _from_form(request: Request, options: frozenset[str]) -> bytes:
     stream = request.stream()
+    parser = _InMemory(
+        request.headers,
+        stream,
+        max_files=_MAX_PARTS,
+        max_fields=_MAX_PARTS,
+        max_part_size=MULTIPART_OVERHEAD,
+    )
     try:
-        return await _file_of(request, stream, options)
+        _check_charset(request.headers.get("content-type", ""))
+        form = await parser.parse()
+        try:
+            return await _only_file(form, options).read()
+        finally:
+            await form.close()
     except (BadRequest, MultiPartException) as error:
-        # Take the rest, too: closing the connection under the upload would lose the answer.
+        # Read the rest, too: closing the connection during the upload would lose the answer.
         async for _ in stream:
             pass
         if isinstance(error, MultiPartException):
@@ -78,26 +90,8 @@ async def _from_form(request: Request, options: frozenset[str]) -> bytes:
         raise
 
 
-async def _file_of(
-    request: Request, stream: AsyncIterator[bytes], options: frozenset[str]
-) -> bytes:
-    parser = _InMemory(
-        request.headers,
-        stream,  # type: ignore[arg-type]  # any iterator will do
-        max_files=_MAX_PARTS,
-        max_fields=_MAX_PARTS,
-        max_part_size=MULTIPART_OVERHEAD,
-    )
-    _check_charset(request.headers.get("content-type", ""))
-    form = await parser.parse()
-    try:
-        return await _only_file(form, options).read()
-    finally:
-        await form.close()
-
-
 def _only_file(form: FormData, options: frozenset[str]) -> UploadFile:
-    """The file in the field; BadRequest if there is none, or anything beside it."""
+    """Return the file of a form; raise BadRequest if there is none, or anything beside it."""
     files = [field for field in form.getlist(FIELD) if isinstance(field, UploadFile)]
     for name in form:
         if name in options:
@@ -117,9 +111,9 @@ def _only_file(form: FormData, options: frozenset[str]) -> UploadFile:
 
 
 def _check_charset(content_type: str) -> None:
-    """BadRequest for a charset in which names of fields cannot be compared.
+    """Raise BadRequest for a charset in which the names of fields cannot be compared.
 
-    Python's codecs include some that are none ("undefined", "idna") and fail while they decode.
+    Some of Python's codecs are no charsets ("undefined", "idna") and fail while they decode.
     """
     _, options = parse_options_header(content_type)
     charset = options.get(b"charset", b"utf-8").decode("latin-1")
@@ -132,9 +126,13 @@ def _check_charset(content_type: str) -> None:
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of the work; given up with ClientDisconnect when the client hangs up.
+    """Return the result of the work; cancel it when the client hangs up.
 
-    Only after the body was read: whatever arrives next is the end of the connection.
+    The body must have been read before: then the next message is the end of the connection.
+
+    Raises
+    ------
+    ClientDisconnect : the client has hung up.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnect(request))
@@ -146,7 +144,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     finally:
         task.cancel()
         gone.cancel()
-        await asyncio.wait({task, gone})  # what the work holds is counted until it has ended
+        await asyncio.wait({task, gone})  # the work's memory is counted until it has ended
 
 
 async def _disconnect(request: Request) -> None:

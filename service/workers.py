@@ -1,4 +1,4 @@
-"""Several server processes that accept from the same sockets, each replaced when it dies."""
+"""Several server processes that accept from the same sockets. One that dies is replaced."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from service.serving import FINAL, LOG_FORMAT, Exit, run, stop_signals
 from service.settings import Settings
 
 _TICK_SECONDS: Final = 0.2
-_PAUSE_SECONDS: Final = 1.0  # before a process is replaced: it may die again at once
+_PAUSE_SECONDS: Final = 1.0  # before a process is replaced, in case each one dies at once
 _log = logging.getLogger(__name__)
 
 
 class Workers:
-    """The processes of one server. A signal, or one that can never start, ends all."""
+    """The processes of a server. A signal ends them all; so does one that can never start."""
 
     def __init__(self, settings: Settings, sockets: Sequence[socket.socket]) -> None:
         self._settings = settings
@@ -33,7 +33,7 @@ class Workers:
         self._signals: Counter[int] = Counter()
 
     def run(self) -> int:
-        """Serve until the end; the exit code."""
+        """Serve until the end, and return the exit code."""
         before = {sig: signal.signal(sig, self._note) for sig in stop_signals()}
         try:
             self._processes = [self._started() for _ in range(self._settings.workers)]
@@ -60,7 +60,7 @@ class Workers:
         return Exit.STOPPED
 
     def _started(self) -> BaseProcess:
-        # Ctrl-C reaches every process of a terminal; from here on, this one alone passes it on.
+        # Ctrl-C reaches all processes of a terminal; the children ignore it, and we end them.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             process = get_context("spawn").Process(
@@ -72,8 +72,8 @@ class Workers:
         return process
 
     def _end(self, code: int) -> int:
-        """Ask all to finish; a second signal of a kind kills them."""
-        for listening in self._sockets:  # or who connects now would wait for nobody
+        """Ask all processes to finish; kill them if the same signal comes twice."""
+        for listening in self._sockets:  # clients that connect now would wait in vain
             listening.close()
         for process in self._processes:
             process.terminate()
@@ -84,11 +84,11 @@ class Workers:
                 for process in self._processes:
                     process.kill()
                 return 128 + forced[0]
-            time.sleep(_TICK_SECONDS / 4)  # the ends of those that are over do not wait
+            time.sleep(_TICK_SECONDS / 4)  # once a process has ended, `wait` returns at once
         return code
 
 
 def _serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
-    """What one process does."""
+    """Run in each child process: serve, and exit with the server's code."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     sys.exit(run(settings, sockets))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,7 +14,7 @@ from service.__main__ import serve
 from service.access import Hosts
 from service.errors import HostNotAllowed
 from service.settings import Settings, faults
-from tests.service_kit import RATE, fake_app, running, settings, wav
+from tests.service_kit import RATE, fake_app, running, service_of, settings, wav
 
 CLIP = wav(RATE // 10)
 PAGE = "https://page.example.org"
@@ -165,6 +167,27 @@ async def test_pages_that_the_setting_names_may_ask() -> None:
     async with running(fake_app(cors_origins="*")) as client:
         answer = await post(client, {"origin": "https://else.org", "sec-fetch-site": "cross-site"})
         assert answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.anyio
+async def test_pages_can_read_a_500_and_a_408_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unfinished() -> AsyncIterator[bytes]:
+        yield CLIP[:100]
+        await asyncio.Event().wait()
+
+    app = fake_app(cors_origins=PAGE, body_seconds=0.2)
+    async with running(app) as client:
+        headers = {"origin": PAGE, "sec-fetch-site": "cross-site"}
+        late = await client.post("/embed", content=unfinished(), headers=headers)
+        monkeypatch.setattr(service_of(app), "check_ready", lambda: 1 / 0)
+        bug = await post(client, headers)
+        own = await post(client, {})
+    assert (late.status_code, bug.status_code) == (408, 500)
+    for answer in (late, bug):
+        assert answer.headers["access-control-allow-origin"] == PAGE
+        assert "Server-Timing" in answer.headers["access-control-expose-headers"]
+        assert "server-timing" in answer.headers
+    assert "access-control-allow-origin" not in own.headers
 
 
 @pytest.mark.anyio

@@ -17,7 +17,8 @@ from embedder.audio.decode import HTTP_LIMITS
 from embedder.errors import AudioTooLarge, BadAudio
 from service.cache import fingerprint
 from service.decode_worker import SHARED_BYTES
-from service.decoding import Decoded, Decoder, DecoderDied, DecoderPool
+from service.decoder import Decoded, Decoder, DecoderDied
+from service.decoding import DecoderPool
 from service.errors import NotReady
 from tests.service_kit import RATE, decoder_pids, eventually, wav
 
@@ -280,7 +281,7 @@ async def test_whatever_keeps_a_child_from_starting_is_the_same_error(
 async def test_a_program_that_is_no_decoder_is_a_child_that_died(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.decoding.sys.executable", "/bin/false")
+    monkeypatch.setattr("service.decoder.sys.executable", "/bin/false")
     pool = DecoderPool(2, HTTP_LIMITS, MEMORY, 100)
     with pytest.raises(NotReady):
         await pool.start()

@@ -11,7 +11,7 @@ import pytest
 from embedder.errors import DownloadFailed, WeightsMismatch, WeightsNotFound
 from service import health
 from service.app import create_app
-from service.decoding import Decoder, DecoderDied
+from service.decoder import Decoder, DecoderDied
 from service.pace import Pace
 from service.state import Service
 from tests.service_kit import (
