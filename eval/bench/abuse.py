@@ -23,8 +23,8 @@ from embedder.errors import BadRequest
 from eval.bench.attacks import ATTACKS, Attack, Bound, Target, material
 from eval.bench.launch import Launch, server
 from eval.bench.promises import PROMISES, Outcome, Promise
-from eval.bench.report import Row, report
-from eval.bench.watch import MiB, Seen, Watch
+from eval.bench.report import TableRow, report
+from eval.bench.watch import MiB, ServerWatch, WatchResult
 from eval.bench.wire import Reply
 
 SECOND_MODEL: Final = "mn04_as"
@@ -33,11 +33,11 @@ _KEPT: Final = {True: "yes", False: "NO"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class AttackCost:
     """What an attack did to a server."""
 
     replies: Sequence[Reply]
-    seen: Seen
+    seen: WatchResult
     disk_mib: float
 
     @property
@@ -120,9 +120,9 @@ def abuse(
         raise BadRequest(f"no row is named {', '.join(only)}; leave --only out to see all names")
     earlier = _earlier(before)
     material()
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     with tempfile.TemporaryDirectory() as name:
-        bench = _Bench(Path(name), tree and tree.resolve(), limit, scale)
+        bench = _Launcher(Path(name), tree and tree.resolve(), limit, scale)
         for attack in attacks:
             rows.append(_attack_row(attack, bench.attacked(attack)))
             typer.echo(f"{rows[-1]['row']}: {rows[-1]['measured']}", err=True)
@@ -137,7 +137,7 @@ def abuse(
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class _Launcher:
     """Starts a server for each row."""
 
     folder: Path
@@ -145,7 +145,7 @@ class _Bench:
     limit: int
     scale: float
 
-    def attacked(self, attack: Attack) -> Cost:
+    def attacked(self, attack: Attack) -> AttackCost:
         """The cost of one attack."""
         models = [DEFAULT_MODEL]
         settings = {}
@@ -156,12 +156,12 @@ class _Bench:
         cache = Path(tempfile.mkdtemp(dir=self.folder))
         with server(Launch(settings, self.tree, cache)) as running:
             used = _size(cache)
-            watch = Watch(running.child.pid, running.port, self.limit)
+            watch = ServerWatch(running.child.pid, running.port, self.limit)
             try:
                 replies = asyncio.run(_bounded(attack, Target(running.port, models, self.scale)))
             finally:
                 seen = watch.end()
-            return Cost(replies, seen, (_size(cache) - used) / MiB)
+            return AttackCost(replies, seen, (_size(cache) - used) / MiB)
 
     def asked(self, promise: Promise) -> Outcome:
         """Whether a promise is kept."""
@@ -186,7 +186,7 @@ async def _bounded(attack: Attack, target: Target) -> list[Reply]:
         return []
 
 
-def _attack_row(attack: Attack, cost: Cost) -> Row:
+def _attack_row(attack: Attack, cost: AttackCost) -> TableRow:
     return {
         "row": attack.name,
         "bound": str(attack.bound),
@@ -195,7 +195,7 @@ def _attack_row(attack: Attack, cost: Cost) -> Row:
     }
 
 
-def _promise_row(promise: Promise, outcome: Outcome) -> Row:
+def _promise_row(promise: Promise, outcome: Outcome) -> TableRow:
     return {
         "row": promise.name,
         "bound": promise.bound,
@@ -204,7 +204,7 @@ def _promise_row(promise: Promise, outcome: Outcome) -> Row:
     }
 
 
-def _beside(row: Row, earlier: dict[str, str]) -> Row:
+def _beside(row: TableRow, earlier: dict[str, str]) -> TableRow:
     return {
         "row": row["row"],
         "bound": row["bound"],

@@ -30,7 +30,7 @@ from embedder.audio.ahead import default_workers
 from embedder.errors import BadRequest
 from embedder.process import VARIABLE, available_cores, wait_asleep
 from eval.bench.material import FORMATS, RATE, clip, encoded, write_checkpoint
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 
 BATCH: Final = 8  # clips of 10 s that a bulk job takes at once
 DISTINCT: Final = 64
@@ -48,7 +48,7 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class ClipCost:
     """Seconds a clip: on the clock, and of processors."""
 
     wall: float
@@ -70,7 +70,7 @@ def bench_bulk(
         "all": Sharing(cores, default_workers(), cores),
         "one": Sharing(1, 1, 1),
     }
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         checkpoint = write_checkpoint(model, folder)
@@ -95,7 +95,7 @@ def _chosen(names: str, known: Collection[str]) -> list[str]:
     return chosen
 
 
-def _row(turns: Sequence[Sequence[Cost]]) -> Row:
+def _row(turns: Sequence[Sequence[ClipCost]]) -> TableRow:
     """Medians over rounds of engine, decoder and job; ratios are of one round each."""
     engine, decoder, job = zip(*turns, strict=True)
     return {
@@ -146,7 +146,7 @@ def _load(checkpoint: Path, sharing: Sharing) -> None:
 _model: Any = None
 
 
-def engine(paths: Sequence[str], _: Sharing) -> Cost:
+def engine(paths: Sequence[str], _: Sharing) -> ClipCost:
     """The network on clips in memory, in batches as large as the job's."""
     from embedder.audio.decode import load_audio
 
@@ -155,14 +155,14 @@ def engine(paths: Sequence[str], _: Sharing) -> Cost:
     return _cost(len(waves), lambda: [_model.scene(batch) for batch in batches])
 
 
-def decode(paths: Sequence[str], _: Sharing) -> Cost:
+def decode(paths: Sequence[str], _: Sharing) -> ClipCost:
     """Files to samples, one after the other."""
     from embedder.audio.decode import load_audio
 
     return _cost(len(paths), lambda: [load_audio(path, RATE).size for path in paths])
 
 
-def job(paths: Sequence[str], sharing: Sharing) -> Cost:
+def job(paths: Sequence[str], sharing: Sharing) -> ClipCost:
     """What the command does once its model is there, the start of decoders included."""
     from embedder.bulk.job import BulkOptions, embed_files
 
@@ -180,10 +180,10 @@ def job(paths: Sequence[str], sharing: Sharing) -> Cost:
     return cost
 
 
-def _cost(clips: int, work: Callable[[], Any]) -> Cost:
+def _cost(clips: int, work: Callable[[], Any]) -> ClipCost:
     wall, cpu = time.perf_counter(), _cpu_seconds()
     work()
-    return Cost((time.perf_counter() - wall) / clips, (_cpu_seconds() - cpu) / clips)
+    return ClipCost((time.perf_counter() - wall) / clips, (_cpu_seconds() - cpu) / clips)
 
 
 def _cpu_seconds() -> float:

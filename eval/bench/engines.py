@@ -21,7 +21,7 @@ from embedder.process import available_cores
 from eval.bench.material import SECONDS, random_model
 from eval.bench.memory import peak_megabytes
 from eval.bench.plain import PlainEmbedder
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 from eval.training.console import say
 
 MODELS: Final = ("mn04_as", "mn10_as", "dymn04_as", "dymn10_as", "fmn10+tf-256_strong")
@@ -31,7 +31,7 @@ PLAIN: Final = "plain"
 
 TURN_SECONDS: Final = 0.3  # in which a way runs, at least once, before it is the next one's turn
 
-Job = Callable[[Tensor], Tensor]
+Procedure = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def noise(model: AudioEmbedder, batch: int) -> Tensor:
     return 0.2 * torch.rand(batch, round(SECONDS * model.sample_rate), generator=generator) - 0.1
 
 
-def way_of(model: AudioEmbedder, job: str, name: str) -> Job:
+def way_of(model: AudioEmbedder, job: str, name: str) -> Procedure:
     """One way to do one job."""
     if name == PLAIN:
         plain = PlainEmbedder(model)
@@ -96,7 +96,7 @@ def _contend(pipe: Connection, case: Case, way: str) -> None:
     pipe.send((result.cpu().numpy(), peak_megabytes()))
 
 
-def measure(case: Case, engines: Sequence[str], rounds: int) -> list[Row]:
+def measure(case: Case, engines: Sequence[str], rounds: int) -> list[TableRow]:
     """Every way in turn, again and again: medians in ms a clip, ratios, errors, memory."""
     contenders = {way: Contender(case, way) for way in (PLAIN, *engines)}
     found: dict[str, list[float]] = {way: [] for way in contenders}
@@ -158,14 +158,14 @@ def _cases(
                     yield Case(model, job, batch, count)
 
 
-def _turn(way: Job, wave: Tensor) -> list[float]:
+def _turn(way: Procedure, wave: Tensor) -> list[float]:
     seconds: list[float] = []
     while sum(seconds) < TURN_SECONDS:
         seconds.append(_timed(way, wave))
     return seconds
 
 
-def _timed(way: Job, wave: Tensor) -> float:
+def _timed(way: Procedure, wave: Tensor) -> float:
     started = time.perf_counter()
     way(wave)
     if wave.is_cuda:

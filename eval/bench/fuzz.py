@@ -46,7 +46,7 @@ def fuzz(
 ) -> None:
     """Count how mutated files end; exit code 1 if any ends badly."""
     counts = {"library": files, "http": requests, "checkpoints": checkpoints}
-    plan = Plan(seed, processes or available_cores(), tree and tree.resolve(), keep)
+    plan = FuzzPlan(seed, processes or available_cores(), tree and tree.resolve(), keep)
     with tempfile.TemporaryDirectory() as name:
         sounds = _files(seeds) or _made_sounds(Path(name))
         tallies = [
@@ -64,7 +64,7 @@ def fuzz(
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FuzzPlan:
     """Which cases are tried, by how many processes, on which server; where bad files go."""
 
     first: int
@@ -77,7 +77,7 @@ class Plan:
         if road == "http":
             launch = Launch({}, self.tree, folder / "cache", folder / "log")
             with server(launch) as running:
-                given = roads.Given(sounds, running.port)
+                given = roads.FuzzInputs(sounds, running.port)
                 tally = self._counted(road, roads.http, given, count)
                 status = running.child.poll()
                 if status is not None:
@@ -86,11 +86,11 @@ class Plan:
                 shutil.copy(folder / "log", self.keep / "server.log")
             return tally
         if road == "library":
-            return self._counted(road, roads.library, roads.Given(sounds), count)
+            return self._counted(road, roads.library, roads.FuzzInputs(sounds), count)
         seeds = _made_checkpoints(folder)
-        return self._counted(road, roads.checkpoints, roads.Given(seeds), count)
+        return self._counted(road, roads.checkpoints, roads.FuzzInputs(seeds), count)
 
-    def _counted(self, road: str, maker: Maker, given: roads.Given, count: int) -> Tally:
+    def _counted(self, road: str, maker: Maker, given: roads.FuzzInputs, count: int) -> Tally:
         tally = Tally(road, given, self.keep)
         started = time.perf_counter()
         numbers = range(self.first, self.first + count)

@@ -34,7 +34,7 @@ _PATHS: Final = (
 _KINDS: Final = {"fresh": 70, "cached": 15, "openai": 5, "broken": 5, "given up": 5}
 
 
-class Material:
+class MixedSounds:
     """Sounds to cut from, and files that are sent as they are."""
 
     def __init__(self) -> None:
@@ -58,14 +58,14 @@ class Material:
 
 
 @dataclass(slots=True)
-class Load:
+class MixedLoad:
     """A few clients, each of which sends its next request when the last one is answered."""
 
     port: int
     models: Sequence[str]
     detector: str  # the one of them that finds events
     seed: int = 0
-    material: Material = field(default_factory=Material)
+    material: MixedSounds = field(default_factory=MixedSounds)
     counts: Counter[str] = field(default_factory=Counter)
 
     async def run(self, clients: int, seconds: float) -> None:

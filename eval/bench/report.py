@@ -14,7 +14,7 @@ from embedder.process import available_cores
 
 LIBRARIES: Final = ("torch", "openvino", "av", "soxr", "numpy")
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 def machine() -> dict[str, str | int]:
@@ -28,14 +28,14 @@ def machine() -> dict[str, str | int]:
     return facts | {library: _version(library) for library in LIBRARIES}
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[TableRow]) -> str:
     """A table of rows that have the same keys."""
     titles = list(rows[0])
     lines = [titles, ["---"] * len(titles), *([_cell(row[key]) for key in titles] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def report(rows: Sequence[Row], out: Path | None, title: str | None = None) -> str:
+def report(rows: Sequence[TableRow], out: Path | None, title: str | None = None) -> str:
     """Title, machine and table as Markdown; the same as JSON in `out`."""
     facts = machine()
     parts = [", ".join(f"{key} {value}" for key, value in facts.items()), markdown(rows)]

@@ -30,14 +30,14 @@ BAD: Final = ("UNTYPED", "CRASH", "TIMEOUT", "5XX", "NO ANSWER")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class FuzzInputs:
     """What a road needs: its seeds, and the server's port where there is one."""
 
     seeds: Sequence[Path]
     port: int = 0
 
 
-def library(given: Given) -> Case:
+def library(given: FuzzInputs) -> Case:
     """Decode within a server's limits, in as much memory as one of its decoders has."""
     from embedder.audio.decode import HTTP_LIMITS, SHORT_BLOCK_SECONDS, load_audio, stream_audio
 
@@ -55,7 +55,7 @@ def library(given: Given) -> Case:
     return _case(decode)
 
 
-def checkpoints(given: Given) -> Case:
+def checkpoints(given: FuzzInputs) -> Case:
     """Load as a model, and use the model where there is one."""
     import torch
 
@@ -81,7 +81,7 @@ def checkpoints(given: Given) -> Case:
     return _case(load)
 
 
-def http(given: Given) -> Case:
+def http(given: FuzzInputs) -> Case:
     """Post to a server, with a random query, random headers and a body that may be damaged."""
     seeds = [path.read_bytes() for path in given.seeds]
 

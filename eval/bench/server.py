@@ -23,22 +23,22 @@ from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.process import available_cores, keep_freed_memory
 from eval.bench import bulk
-from eval.bench.bulk import Cost, Sharing
+from eval.bench.bulk import ClipCost, Sharing
 from eval.bench.launch import Launch, server
 from eval.bench.load import Answers, Load, send
 from eval.bench.material import RATE, SECONDS, write_checkpoint
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 
 HIT_SECONDS: Final = 1.6  # 100 KB
 CONNECTIONS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Round:
     """What one round found at one sample rate."""
 
-    engine: Cost
-    decoder: Cost
+    engine: ClipCost
+    decoder: ClipCost
     measured: tuple[Answers, float]  # what clients saw, and the server's CPU seconds an answer
 
 
@@ -54,7 +54,7 @@ def bench_server(
     if requests <= 2 * CONNECTIONS:
         raise BadRequest(f"{requests} requests; send more than {2 * CONNECTIONS} in a round")
     cores = available_cores()
-    saturated: dict[int, list[Turn]] = {hertz: [] for hertz in rate}
+    saturated: dict[int, list[Round]] = {hertz: [] for hertz in rate}
     with tempfile.TemporaryDirectory() as name, _bench(model, cores, Path(name)) as bench:
         files = {hertz: _files(Path(name, str(hertz)), hertz) for hertz in saturated}
         port = bench.port
@@ -88,7 +88,7 @@ def bench_server(
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class _ServerBench:
     """A server, its clients, and what it is made of, each in processes of its own."""
 
     port: int
@@ -98,14 +98,14 @@ class _Bench:
     decoders: Sequence[ProcessPoolExecutor]
     clients: ProcessPoolExecutor
 
-    def turn(self, files: Sequence[str], rate: int, requests: int) -> Turn:
+    def turn(self, files: Sequence[str], rate: int, requests: int) -> Round:
         """The network alone, the decoders alone, and the server."""
         engine = self.network.submit(bulk.engine, files, self.sharing).result()
         decoding = [one.submit(bulk.decode, files, self.sharing) for one in self.decoders]
         costs = [one.result() for one in decoding]
-        decoder = Cost(fmean(cost.wall for cost in costs), fmean(cost.cpu for cost in costs))
+        decoder = ClipCost(fmean(cost.wall for cost in costs), fmean(cost.cpu for cost in costs))
         load = Load(self.port, SECONDS, CONNECTIONS, requests, rate=rate)
-        return Turn(engine, decoder, self.measured(load))
+        return Round(engine, decoder, self.measured(load))
 
     def measured(self, load: Load) -> tuple[Answers, float]:
         """What clients saw, and the seconds of processors that the server took for an answer."""
@@ -115,7 +115,7 @@ class _Bench:
 
 
 @contextmanager
-def _bench(model: str, cores: int, folder: Path) -> Iterator[_Bench]:
+def _bench(model: str, cores: int, folder: Path) -> Iterator[_ServerBench]:
     """All processes; they end with the context, also if not all of them start."""
     checkpoint = write_checkpoint(model, folder)
     sharing = Sharing(cores, 0, cores)
@@ -126,7 +126,7 @@ def _bench(model: str, cores: int, folder: Path) -> Iterator[_Bench]:
         network = enter(bulk.process(checkpoint, sharing))
         decoders = [enter(ProcessPoolExecutor(1, context, keep_freed_memory)) for _ in range(cores)]
         clients = enter(ProcessPoolExecutor(1, context))
-        yield _Bench(running.port, running.process, sharing, network, decoders, clients)
+        yield _ServerBench(running.port, running.process, sharing, network, decoders, clients)
 
 
 def _files(folder: Path, rate: int) -> list[str]:
@@ -134,9 +134,9 @@ def _files(folder: Path, rate: int) -> list[str]:
     return bulk.write(folder, "wav", bulk.DISTINCT, rate)
 
 
-def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> Row:
+def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> TableRow:
     """Medians over rounds."""
-    row: Row = {"load": name, "requests/s": median(1 / found.pace for found, _ in rounds)}
+    row: TableRow = {"load": name, "requests/s": median(1 / found.pace for found, _ in rounds)}
     for percent in (50, 90, 99):
         row[f"p{percent} ms"] = 1000 * median(found.percentile(percent) for found, _ in rounds)
     row["server CPU ms"] = 1000 * median(cpu for _, cpu in rounds)
@@ -144,13 +144,13 @@ def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> Row:
     return row
 
 
-def _parts(hertz: int, turns: Sequence[Turn], cores: int) -> Row:
+def _parts(hertz: int, turns: Sequence[Round], cores: int) -> TableRow:
     """Medians over rounds of what the parts and the server do; ratios are of one round each."""
     rounds = [_ratios(turn, cores) for turn in turns]
     return {"Hz": hertz} | {key: median(row[key] for row in rounds) for key in rounds[0]}
 
 
-def _ratios(turn: Turn, cores: int) -> dict[str, float]:
+def _ratios(turn: Round, cores: int) -> dict[str, float]:
     engine, decoder = turn.engine, turn.decoder
     answers, cpu = turn.measured
     pace = answers.pace

@@ -17,8 +17,8 @@ import typer
 from embedder.defaults import DEFAULT_MODEL
 from eval.bench.launch import Launch, server
 from eval.bench.material import write_checkpoint
-from eval.bench.mixed import Load
-from eval.bench.report import Row, report
+from eval.bench.mixed import MixedLoad
+from eval.bench.report import TableRow, report
 from eval.bench.watch import Sample
 
 SECOND_MODEL: Final = "fmn04_strong"  # it finds events, too
@@ -54,7 +54,7 @@ def soak(
         second = write_checkpoint(SECOND_MODEL, folder)
         launch = Launch({"MODELS": str(second)}, tree and tree.resolve(), folder / "cache")
         with server(launch) as running:
-            load = Load(running.port, (DEFAULT_MODEL, second.stem), second.stem, seed)
+            load = MixedLoad(running.port, (DEFAULT_MODEL, second.stem), second.stem, seed)
             moments = _loaded(load, running.process, clients, 60 * minutes, every)
             status = running.stop()
     typer.echo(report(_table(moments), out, f"{minutes:g} minutes of mixed requests"))
@@ -66,7 +66,9 @@ def soak(
         raise typer.Exit(1)
 
 
-def _loaded(load: Load, process: Any, clients: int, seconds: float, every: float) -> list[Moment]:
+def _loaded(
+    load: MixedLoad, process: Any, clients: int, seconds: float, every: float
+) -> list[Moment]:
     """Samples while the load runs, and one after it."""
     moments: list[Moment] = []
     ended = threading.Event()
@@ -88,7 +90,7 @@ def _loaded(load: Load, process: Any, clients: int, seconds: float, every: float
     return moments
 
 
-def _table(moments: Sequence[Moment]) -> list[Row]:
+def _table(moments: Sequence[Moment]) -> list[TableRow]:
     """Rows at equal distances, the first and the last moment among them."""
     count = min(ROWS, len(moments))
     last = len(moments) - 1
@@ -107,7 +109,7 @@ def _table(moments: Sequence[Moment]) -> list[Row]:
     ]
 
 
-def judged(moments: Sequence[Moment], counts: dict[str, int], status: int) -> list[Row]:
+def judged(moments: Sequence[Moment], counts: dict[str, int], status: int) -> list[TableRow]:
     """Every bound, what was measured, and whether it was kept."""
     half = [moment for moment in moments if moment.seconds >= _START_SHARE * moments[-1].seconds]
     times = [moment.seconds for moment in half]

@@ -15,7 +15,7 @@ import typer
 
 from embedder.children import import_path
 from eval.bench.material import clip, encoded
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 
 
 def bench_startup(
@@ -35,7 +35,7 @@ def bench_startup(
             "embedder tag one.wav, first on this machine": (tag, None),
             "embedder tag one.wav, later": (tag, cache),
         }
-        rows: list[Row] = []
+        rows: list[TableRow] = []
         for kind, (command, kept) in kinds.items():
             found = [_seconds(command, kept) for _ in range(rounds)]
             median = statistics.median(found)

@@ -9,7 +9,7 @@ from typing import Final
 
 from eval.bench import roads
 from eval.bench.crashes import Ending
-from eval.bench.report import Row
+from eval.bench.report import TableRow
 
 KEPT_OF_A_REASON: Final = 3
 _SHOWN: Final = 30  # reasons in the table
@@ -20,7 +20,7 @@ class Tally:
     """What came of the cases of one road; files of bad ones are written into a folder."""
 
     road: str
-    given: roads.Given
+    given: roads.FuzzInputs
     keep: Path
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -39,14 +39,14 @@ class Tally:
             name = f"{self.road}-{ending.outcome.lower().replace(' ', '-')}-{ending.number}"
             (self.keep / f"{name}{suffix}").write_bytes(data)
 
-    def row(self) -> Row:
+    def row(self) -> TableRow:
         """Counts of all outcomes."""
         total = self.outcomes.total()
         counts = {name: self.outcomes[name] for name in (*roads.FINE, *roads.BAD)}
         pace = total / max(self.seconds, 1e-9)
         return {"road": self.road, "cases": total, **counts, "cases/s": pace}
 
-    def faults(self) -> list[Row]:
+    def faults(self) -> list[TableRow]:
         """Why cases ended badly, the most frequent reasons first."""
         return [
             {"road": self.road, "outcome": outcome, "cases": count, "reason": reason}

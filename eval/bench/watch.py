@@ -54,7 +54,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class WatchResult:
     """The most that a watch saw; `killed` if the server went beyond the limit."""
 
     peak_mib: float
@@ -65,7 +65,7 @@ class Seen:
     killed: bool
 
 
-class Watch:
+class ServerWatch:
     """Watches a server until `end`."""
 
     def __init__(self, pid: int, port: int, limit_mib: float) -> None:
@@ -79,10 +79,10 @@ class Watch:
         assert self._child.stdout
         self._child.stdout.readline()  # it watches from now on
 
-    def end(self) -> Seen:
+    def end(self) -> WatchResult:
         """Stop, and tell what was seen."""
         output, _ = self._child.communicate(timeout=60)
-        return Seen(**json.loads(output))
+        return WatchResult(**json.loads(output))
 
 
 class _Pulse(threading.Thread):
@@ -146,9 +146,11 @@ class _Peak:
             process.kill()
         return False
 
-    def seen(self, stall: float) -> Seen:
+    def seen(self, stall: float) -> WatchResult:
         start = self._start
-        return Seen(self._highest.mib, start.mib, self._threads, start.threads, stall, self._killed)
+        return WatchResult(
+            self._highest.mib, start.mib, self._threads, start.threads, stall, self._killed
+        )
 
 
 def _await_end(ended: threading.Event) -> None:

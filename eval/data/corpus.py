@@ -32,7 +32,7 @@ CHUNK_S: Final = 30  # clips are analysed in chunks, so that memory stays small
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class CorpusClip:
     """Where one recording lies in the array. `path` is relative to the parent of its root."""
 
     path: str
@@ -65,7 +65,7 @@ def clip_power(wave: NDArray[np.float32], frontend: LogMel) -> NDArray[np.float1
 class Corpus:
     """Clips of mel power, mapped from disk; `frames` is float16 [N, M], its fourth root."""
 
-    def __init__(self, frames: NDArray[np.float16], clips: Sequence[Clip]) -> None:
+    def __init__(self, frames: NDArray[np.float16], clips: Sequence[CorpusClip]) -> None:
         self.frames = frames
         self.clips = tuple(clips)
 
@@ -74,7 +74,7 @@ class Corpus:
         """What `build` wrote; mapped from disk unless it is to be held in memory."""
         with (folder / INDEX).open(newline="") as file:
             clips = [
-                Clip(row["path"], int(row["start"]), int(row["frames"]))
+                CorpusClip(row["path"], int(row["start"]), int(row["frames"]))
                 for row in csv.DictReader(file)
             ]
         return cls(np.load(folder / FRAMES, mmap_mode=None if in_memory else "r"), clips)
@@ -92,7 +92,9 @@ class Corpus:
             ],
         )
 
-    def power(self, clip: Clip, begin: int = 0, frames: int | None = None) -> NDArray[np.float32]:
+    def power(
+        self, clip: CorpusClip, begin: int = 0, frames: int | None = None
+    ) -> NDArray[np.float32]:
         """Mel power [F, M] of a clip or a part of it."""
         stop = clip.frames if frames is None else min(clip.frames, begin + frames)
         root = self.frames[clip.start + begin : clip.start + stop].astype(np.float32)
@@ -131,13 +133,13 @@ def write(parts: Iterable[tuple[str, NDArray[np.float16]]], folder: Path) -> Cor
     folder.mkdir(parents=True, exist_ok=True)
     clips, arrays, start = [], [], 0
     for name, part in parts:
-        clips.append(Clip(name, start, len(part)))
+        clips.append(CorpusClip(name, start, len(part)))
         arrays.append(part)
         start += len(part)
     np.save(folder / FRAMES, np.concatenate(arrays))
     with (folder / INDEX).open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Clip)])
+        writer.writerow([field.name for field in fields(CorpusClip)])
         writer.writerows(map(astuple, clips))
     return Corpus.open(folder)
 

@@ -21,7 +21,7 @@ CHALLENGE: Final = "HEAR 2021"
 
 
 @dataclass(frozen=True, slots=True)
-class HearTask:
+class PublishedTask:
     """One of the 19. `folders` as distributed; a task of several folders is their mean."""
 
     title: str
@@ -30,14 +30,14 @@ class HearTask:
     folders: tuple[str, ...]
 
 
-def _task(title: str, group: Group, metric: str, *folders: str) -> HearTask:
-    return HearTask(title, group, metric, folders)
+def _task(title: str, group: Group, metric: str, *folders: str) -> PublishedTask:
+    return PublishedTask(title, group, metric, folders)
 
 
 # The paper names the three groups and not all of their members; this is the split that its
 # remarks on single tasks imply.
 # fmt: off
-TASKS: Final[Mapping[str, HearTask]] = MappingProxyType({
+TASKS: Final[Mapping[str, PublishedTask]] = MappingProxyType({
     "crema_d": _task("CREMA-D", "Speech", "top1_acc", "tfds_crema_d-1.0.0-full"),
     "libricount": _task("LibriCount", "Speech", "top1_acc", "libricount-v1.0.0-hear2021-full"),
     "speech_commands_5h": _task("Speech Commands 5h", "Speech", "top1_acc",

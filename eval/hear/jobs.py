@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from eval.hear.environment import PACKAGES, Kit, KitFailed
 from eval.hear.models import Described
-from eval.hear.tasks import Task
+from eval.hear.tasks import HearTask
 
 SCORES: Final = "test.predicted-scores.json"
 EMBEDDED: Final = ".done.embeddings"
@@ -30,7 +30,7 @@ PREDICTED: Final = "prediction-done.json"
 POLL_SECONDS: Final = 0.5
 
 # Called with what the job does now, and steps done and to do of it.
-Watch = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class HearJob:
     """A model, a task and where the results go."""
 
     model: Described
-    task: Task
+    task: HearTask
     out: Path
     effort: Effort
 
@@ -102,7 +102,7 @@ class Job:
         predicting = json.loads((found / PREDICTED).read_text("utf-8"))
         return {"embed": embedding["time_elapsed"], "predict": predicting["time"]}
 
-    def run(self, kit: Kit, threads: int, watch: Watch, stop: Event) -> None:
+    def run(self, kit: Kit, threads: int, watch: OnProgress, stop: Event) -> None:
         """Do what is not done yet; KitFailed says where the log is."""
         if not self._is_current():
             self._forget()

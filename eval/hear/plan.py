@@ -22,13 +22,13 @@ from eval.hear.tasks import (
     TRAIN_VALID_TEST,
     VOCABULARY,
     Advance,
-    Task,
+    HearTask,
     no_news,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TaskPlan:
     """A task to be written.
 
     `seconds` is what every clip is padded or trimmed to; None keeps each as long as it is.
@@ -50,12 +50,12 @@ class Plan:
 
 
 def write_task(
-    plan: Plan,
+    plan: TaskPlan,
     folder: Path,
     rate: int = ORIGINAL_RATE,
     workers: int = 2,
     advance: Advance = no_news,
-) -> Task:
+) -> HearTask:
     """Write a task into `folder / plan.name`; it appears whole or not at all.
 
     Raises
@@ -81,7 +81,7 @@ def write_task(
 
         in_parallel(write, plan.clips, workers)
         path.replace(target)
-    return Task.read(target)
+    return HearTask.read(target)
 
 
 def fitted(samples: Samples, rate: int, seconds: float | None) -> Samples:
@@ -92,7 +92,7 @@ def fitted(samples: Samples, rate: int, seconds: float | None) -> Samples:
     return np.pad(samples[:wanted], (0, max(0, wanted - samples.size)))
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: TaskPlan) -> None:
     splits = plan.splits
     if splits != list(TRAIN_VALID_TEST) and (len(splits) < 3 or set(splits) & {*TRAIN_VALID_TEST}):
         raise BadRequest(
@@ -108,7 +108,7 @@ def _check(plan: Plan) -> None:
             raise BadRequest(f"{odd.name} has {len(odd.labels)} labels; multiclass needs one each")
 
 
-def _write_facts(plan: Plan, path: Path) -> None:
+def _write_facts(plan: TaskPlan, path: Path) -> None:
     labels = {label for clip in plan.clips for label in clip.labels}
     labels |= {event.label for clip in plan.clips for event in clip.events}
     with (path / VOCABULARY).open("w", encoding="utf-8", newline="") as file:
@@ -133,7 +133,7 @@ def _write_facts(plan: Plan, path: Path) -> None:
     (path / METADATA).write_text(json.dumps(metadata, indent=1), "utf-8")
 
 
-def _truth(plan: Plan, clip: Clip) -> list[Any]:
+def _truth(plan: TaskPlan, clip: Clip) -> list[Any]:
     if plan.kind == "scene":
         return list(clip.labels)
     return [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embedder.extras import require
 from eval.hear import facts
-from eval.hear.report import OWN, Report, Row, group
+from eval.hear.report import OWN, ModelScores, ScoreReport, group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ COMPARED: Final = (
 )
 
 
-def distributions(report: Report, path: Path) -> Path:
+def distributions(report: ScoreReport, path: Path) -> Path:
     """Fig. 1: normalised scores of each model by group of tasks, best median first.
 
     Own tasks have no challenge score to be normalised by and appear as they are.
@@ -52,7 +52,7 @@ def distributions(report: Report, path: Path) -> Path:
     return _saved(figure, path)
 
 
-def complexity(report: Report, path: Path) -> Path:
+def complexity(report: ScoreReport, path: Path) -> Path:
     """Fig. 2: mean normalised score against the number of parameters.
 
     Where no task is HEAR's, the mean score. Lines are rows of the leaderboard, whose parameters
@@ -75,7 +75,7 @@ def complexity(report: Report, path: Path) -> Path:
     return _saved(figure, path)
 
 
-def _values(row: Row, only: str | None = None) -> list[float]:
+def _values(row: ModelScores, only: str | None = None) -> list[float]:
     """Normalised scores, and own tasks' as they are; of one group or of all."""
     known = row.normalised()
     return [
@@ -101,7 +101,7 @@ def _saved(figure: Any, path: Path) -> Path:
     return path
 
 
-def draw(report: Report, folder: Path, name: str) -> Sequence[Path]:
+def draw(report: ScoreReport, folder: Path, name: str) -> Sequence[Path]:
     """Both figures as NAME-distributions.png and NAME-complexity.png."""
     return [
         distributions(report, folder / f"{name}-distributions.png"),

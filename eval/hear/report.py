@@ -21,7 +21,7 @@ from typing import Any, Final
 from embedder.version import __version__
 from eval.hear import facts
 from eval.hear.environment import PACKAGES
-from eval.hear.jobs import Job
+from eval.hear.jobs import HearJob
 
 OWN: Final = "Own"
 
@@ -38,7 +38,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ModelScores:
     """A model with its scores by task: a task's own name, or ours of one of HEAR's 19."""
 
     label: str
@@ -68,12 +68,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ScoreReport:
     """All rows of a run; `metrics` by task."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ModelScores]
     metrics: Mapping[str, str]
-    published: Sequence[Row] = ()
+    published: Sequence[ModelScores] = ()
 
     @property
     def tasks(self) -> list[str]:
@@ -111,12 +111,12 @@ class Report:
         groups = [g for g in facts.GROUPS if any(group(task) == g for task in self.tasks)]
         lines = [
             [row.label, *(_percent(row.mean(each)) for each in groups), _percent(row.mean())]
-            for row in sorted([*self.rows, *self.published], key=Row.quality, reverse=True)
+            for row in sorted([*self.rows, *self.published], key=ModelScores.quality, reverse=True)
         ]
         return _table(["model", *groups, "all"], lines)
 
 
-def build(jobs: Iterable[Job]) -> Report:
+def build(jobs: Iterable[HearJob]) -> ScoreReport:
     """The table of what these jobs have finished."""
     metrics: dict[str, str] = {}
     found: dict[str, dict[str, list[Score]]] = {}
@@ -134,7 +134,7 @@ def build(jobs: Iterable[Job]) -> Report:
         found[label].setdefault(task, []).append(score(scores, metrics[task]))
         seconds.setdefault(label, {})[job.task.name] = job.seconds()
     rows = [
-        Row(
+        ModelScores(
             label,
             {task: _together(parts) for task, parts in tasks.items()},
             models[label].parameters,
@@ -143,7 +143,7 @@ def build(jobs: Iterable[Job]) -> Report:
         )
         for label, tasks in found.items()
     ]
-    return Report(rows, metrics, _published(metrics))
+    return ScoreReport(rows, metrics, _published(metrics))
 
 
 def score(results: Mapping[str, Any], metric: str) -> Score:
@@ -180,7 +180,7 @@ def provenance() -> dict[str, str]:
     }
 
 
-def save(report: Report, folder: Path, name: str, heading: str) -> list[Path]:
+def save(report: ScoreReport, folder: Path, name: str, heading: str) -> list[Path]:
     """Write NAME.md and NAME.json; returns both."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.md", folder / f"{name}.json"]
@@ -198,9 +198,9 @@ def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def _published(metrics: Mapping[str, str]) -> list[Row]:
+def _published(metrics: Mapping[str, str]) -> list[ModelScores]:
     rows = [
-        Row(entry.model, {t: Score(v) for t, v in entry.scores.items() if t in metrics})
+        ModelScores(entry.model, {t: Score(v) for t, v in entry.scores.items() if t in metrics})
         for entry in facts.leaderboard()
     ]
     return [row for row in rows if row.scores]

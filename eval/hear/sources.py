@@ -18,7 +18,7 @@ from typing import Final
 
 from embedder.errors import BadRequest
 from eval.data.clips import Clip, Event, file_sound
-from eval.hear.plan import Plan
+from eval.hear.plan import TaskPlan
 from eval.hear.tasks import TRAIN_VALID_TEST
 
 FOLDS: Final = 5
@@ -87,15 +87,15 @@ def table(path: Path, separator: str = ";") -> list[Clip]:
     return [_clip(path, name, found, separator) for name, found in grouped.items()]
 
 
-def plan(name: str, clips: list[Clip], seconds: float | None = None) -> Plan:
+def plan(name: str, clips: list[Clip], seconds: float | None = None) -> TaskPlan:
     """The task these clips make: its kind follows from what they carry."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise BadRequest(f"{name!r} is no name for a task; use letters, digits, '.', '_' and '-'")
     if any(clip.events for clip in clips):
-        return Plan(name, clips, "event", "multilabel", EVENT_SCORES, seconds)
+        return TaskPlan(name, clips, "event", "multilabel", EVENT_SCORES, seconds)
     if all(len(clip.labels) == 1 for clip in clips):
-        return Plan(name, clips, "scene", "multiclass", ("top1_acc", "mAP"), seconds)
-    return Plan(name, clips, "scene", "multilabel", ("mAP", "aucroc"), seconds)
+        return TaskPlan(name, clips, "scene", "multiclass", ("top1_acc", "mAP"), seconds)
+    return TaskPlan(name, clips, "scene", "multilabel", ("mAP", "aucroc"), seconds)
 
 
 def _clip(path: Path, name: str, rows: list[dict[str, str]], separator: str) -> Clip:

@@ -119,13 +119,13 @@ def adapt_lightning() -> None:
 def _trainer(trainer: type) -> type:
     """4. `gpus=` is now accelerator and devices. Bars and summaries would only fill the log."""
 
-    class Trainer(trainer):  # type: ignore[misc]
+    class AdaptedTrainer(trainer):  # type: ignore[misc]
         def __init__(self, *args: Any, gpus: Any = None, **kwargs: Any) -> None:
             quiet = {"enable_progress_bar": False, "enable_model_summary": False}
             place = {"accelerator": "gpu" if gpus else "cpu", "devices": gpus or 1}
             super().__init__(*args, **{**quiet, **place, **kwargs, "profiler": None})
 
-    return Trainer
+    return AdaptedTrainer
 
 
 def _collect_outputs(model: Any) -> None:

@@ -34,14 +34,14 @@ def no_news() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class HearTask:
     """A task directory."""
 
     path: Path
     metadata: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> Task:
+    def read(cls, path: Path) -> HearTask:
         """The task in this directory; BadRequest if there is none."""
         try:
             return cls(path, json.loads((path / METADATA).read_text("utf-8")))
@@ -84,7 +84,7 @@ class Task:
         return digest.hexdigest()
 
 
-def resample(task: Task, rate: int, workers: int = 2, advance: Advance = no_news) -> int:
+def resample(task: HearTask, rate: int, workers: int = 2, advance: Advance = no_news) -> int:
     """Bring a task to `rate`, from the highest rate it is complete at.
 
     Returns

@@ -84,7 +84,7 @@ class Lessons:
         return Cosine(max(1, round(config.epochs * per_epoch)), config.peak)
 
 
-class Batch(NamedTuple):
+class DetectorBatch(NamedTuple):
     """Mixed inputs and targets; the weak half mixes with itself, and so does the strong."""
 
     mel: Tensor  # B M F
@@ -93,7 +93,7 @@ class Batch(NamedTuple):
     taught: Tensor  # B T C, or empty without pseudo-labels
 
 
-class Example(NamedTuple):
+class DetectorExample(NamedTuple):
     """One clip's share of a batch."""
 
     wave: NDArray[np.float32]  # samples
@@ -131,7 +131,7 @@ class DetectorTraining:
         if held_out is not None:
             self._held_out_waves = held_out.waves(rate)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> DetectorBatch:
         """Log-mels and targets of one step."""
         cfg, lessons = self.config, self.lessons
         rng = np.random.default_rng([cfg.seed, 2, step])
@@ -144,9 +144,9 @@ class DetectorTraining:
         mel, clips, taught = (
             torch.cat([part[field] for part in parts]) for field in ("mel", "clip", "taught")
         )
-        return Batch(mel, parts[0]["frames"], clips, taught)
+        return DetectorBatch(mel, parts[0]["frames"], clips, taught)
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
+    def loss(self, batch: DetectorBatch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
         """Label weight (frames + clips) + the rest (pseudo-labels); without these, labels alone."""
         mel, frames, clips, taught = batch
         logits = self._logits(mel)
@@ -185,7 +185,9 @@ class DetectorTraining:
             self.model.model.eval()  # its statistics rest too
         return self.model.detect(mel)
 
-    def _mixed(self, examples: list[Example], rng: np.random.Generator) -> dict[str, Tensor]:
+    def _mixed(
+        self, examples: list[DetectorExample], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Examples of one kind as a mixed batch, waveforms as log-mels."""
         mixup = Mixup.draw(len(examples), self.config.mixup, rng)
         wave, frames, clip, taught = (
@@ -194,16 +196,16 @@ class DetectorTraining:
         parts = {"mel": self._frontend(wave), "frames": frames, "clip": clip, "taught": taught}
         return {name: mixup(part) for name, part in parts.items()}
 
-    def _strong_example(self, index: int, rng: np.random.Generator) -> Example:
+    def _strong_example(self, index: int, rng: np.random.Generator) -> DetectorExample:
         wave, first = self._crop(self._waves[index], rng)
         frames = self.lessons.strong.targets(index, first, self.config.frames)
         taught = self._taught(self._waves.paths[index], first)
-        return Example(wave, frames, frames.max(0), taught)
+        return DetectorExample(wave, frames, frames.max(0), taught)
 
-    def _weak_example(self, index: int, rng: np.random.Generator) -> Example:
+    def _weak_example(self, index: int, rng: np.random.Generator) -> DetectorExample:
         wave, first = self._crop(self._weak_waves[index], rng)
         taught = self._taught(self._weak_waves.paths[index], first)
-        return Example(wave, np.empty(0, np.float32), self._weak_targets[index], taught)
+        return DetectorExample(wave, np.empty(0, np.float32), self._weak_targets[index], taught)
 
     def _crop(
         self, wave: NDArray[np.float32], rng: np.random.Generator

@@ -31,7 +31,7 @@ from eval.training.finetune import label_loss, predict
 from eval.training.trainer import Metrics
 
 Logits = NDArray[np.float32]
-Batch = tuple[Tensor, Tensor, Tensor]
+DistillBatch = tuple[Tensor, Tensor, Tensor]
 # Peak learning rates of DyMN-S, M and L by width (arXiv 2310.15648, IV-A.2).
 DYMN_PEAKS: Final[Mapping[float, float]] = {0.4: 2e-3, 1.0: 1e-3, 2.0: 5e-4}
 TOP: Final = 3  # the teacher's most likely labels of a clip count as its truth
@@ -80,7 +80,7 @@ class TagDistillation:
         else:
             self._chances = importance(material.targets)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> DistillBatch:
         """Mixed log-mels [B, M, F], labels and teacher probabilities [B, C]; unknown ones empty."""
         cfg, material = self.config, self.material
         rng = np.random.default_rng([cfg.seed, step])
@@ -102,7 +102,7 @@ class TagDistillation:
             mixup(taught.sigmoid()) if taught.numel() else none,
         )
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
+    def loss(self, batch: DistillBatch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
         """The weighted sum; without labels, the teacher's part alone."""
         mel, labels, taught = batch
         if self.teacher is not None:

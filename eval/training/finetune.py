@@ -23,7 +23,7 @@ from eval.scores.metrics import accuracy, mean_average_precision
 from eval.training.augment import AugmentConfig, Mixup, fit, gain, jittered, mix_waves, roll
 from eval.training.trainer import Metrics, Schedule
 
-Batch = tuple[Tensor, Tensor]
+FinetuneBatch = tuple[Tensor, Tensor]
 EPOCHS: Final = 80  # 10 of them warm-up, 65 ramp-down, 5 at 1 % of the peak
 
 
@@ -67,7 +67,7 @@ class Finetune:
         self._test_waves = test.waves(rate)
         self._targets, self._test_targets = train.targets(), test.targets()
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> FinetuneBatch:
         """Log-mels [B, M, F] and targets [B, C], both mixed."""
         cfg, aug = self.config, self.config.augment
         rng = np.random.default_rng([cfg.seed, 1, step])
@@ -85,7 +85,7 @@ class Finetune:
         mixup = Mixup.draw(len(waves), aug.mel_mixup, rng)
         return mixup(mel), mixup(torch.from_numpy(np.stack(targets)))
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
+    def loss(self, batch: FinetuneBatch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
         """Cross-entropy of one label, or of each of several independent ones."""
         mel, targets = batch
         logits = self.model(mel)
