@@ -13,15 +13,7 @@ from typing import Any
 import numpy as np
 
 from embedder.audio.decode import Samples, load_audio
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One labelled stretch of a clip, in seconds."""
-
-    label: str
-    onset: float
-    offset: float
+from eval.data.annotations import TrueEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +24,7 @@ class Clip:
     sound: Callable[[int], Samples]
     split: str
     labels: tuple[str, ...] = ()
-    events: tuple[Event, ...] = ()
+    events: tuple[TrueEvent, ...] = ()
 
 
 def file_sound(path: Path) -> Callable[[int], Samples]:

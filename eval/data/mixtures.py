@@ -13,7 +13,8 @@ import numpy as np
 
 from embedder.audio.decode import Samples, load_audio
 from embedder.errors import BadRequest
-from eval.data.clips import Clip, Event
+from eval.data.annotations import TrueEvent
+from eval.data.clips import Clip
 
 MIX_SECONDS: Final = 10.0
 BACKGROUND: Final = 10 ** (-50 / 20)
@@ -62,21 +63,22 @@ class _Mixture:
 def _mixture(name: str, split: str, files: list[Path], rng: np.random.Generator) -> Clip:
     """Two to six excerpts of 0.5 to 2 s; those of one class never overlap."""
     excerpts: list[_Excerpt] = []
-    taken: list[Event] = []
+    taken: list[TrueEvent] = []
     for path in rng.choice(np.array(files, dtype=object), rng.integers(2, 7), replace=False):
         seconds = round(float(rng.uniform(0.5, 2.0)), 2)
         onset = round(float(rng.uniform(0.2, MIX_SECONDS - 0.2 - seconds)), 2)
         gain = float(10 ** (rng.uniform(-6, 6) / 20))
-        event = Event(esc10_class(path), onset, round(onset + seconds, 2))
-        if all(event.label != e.label or _apart(event, e) for e in taken):
+        event = TrueEvent(onset, round(onset + seconds, 2), esc10_class(path))
+        if all(event.label != other.label or _apart(event, other) for other in taken):
             excerpts.append(_Excerpt(path, onset, seconds, gain))
             taken.append(event)
     sound = _Mixture(tuple(excerpts), int(rng.integers(2**31)))
-    return Clip(name, sound, split, events=tuple(sorted(taken, key=lambda e: e.onset)))
+    return Clip(name, sound, split, events=tuple(sorted(taken, key=lambda event: event.onset_s)))
 
 
-def _apart(one: Event, other: Event) -> bool:
-    return one.onset > other.offset + 0.5 or other.onset > one.offset + 0.5
+def _apart(first: TrueEvent, second: TrueEvent) -> bool:
+    """Whether at least half a second lies between two events."""
+    return first.onset_s > second.offset_s + 0.5 or second.onset_s > first.offset_s + 0.5
 
 
 def _loudest(samples: Samples, length: int) -> Samples:

@@ -19,10 +19,10 @@ from embedder.bulk.inputs import find_audio
 from embedder.defaults import FRAME_MS
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
+from eval.data.annotations import TrueEvent, read_truth
 from eval.data.clips import write_wav
 from eval.data.labelled import Dataset, Waves
 from eval.data.mixtures import mixtures
-from eval.scores.sed import TrueEvent, read_truth
 
 Frames = NDArray[np.float32]  # T C
 LABELS: Final = "labels.txt"
@@ -52,7 +52,7 @@ def open_strong(
     labels: Sequence[str] | None = None,
     names: Path | None = None,
 ) -> StrongSet:
-    """Annotated clips that lie in `audio`, in the form that `eval.scores.sed.read_truth` reads.
+    """Annotated clips that lie in `audio`, in the form that `read_truth` reads.
 
     `labels` are the targets' columns; default: every annotated label, sorted. Events of others
     are left out.
@@ -160,7 +160,7 @@ def write_mixtures(data: Path, out: Path, folds: str, count: int, seed: int) -> 
             write_wav(out / f"{clip.name}.wav", clip.sound(MIXTURE_RATE), MIXTURE_RATE)
             for event in clip.events:
                 label = event.label.replace("_", " ")
-                table.writerow((clip.name, event.onset, event.offset, label))
+                table.writerow((clip.name, event.onset_s, event.offset_s, label))
     return annotations
 
 

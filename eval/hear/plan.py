@@ -137,5 +137,6 @@ def _truth(plan: TaskPlan, clip: Clip) -> list[Any]:
     if plan.kind == "scene":
         return list(clip.labels)
     return [
-        {"label": e.label, "start": e.onset * 1000, "end": e.offset * 1000} for e in clip.events
+        {"label": event.label, "start": event.onset_s * 1000, "end": event.offset_s * 1000}
+        for event in clip.events
     ]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from embedder.errors import BadRequest
-from eval.data.clips import Clip, Event, file_sound
+from eval.data.annotations import TrueEvent
+from eval.data.clips import Clip, file_sound
 from eval.hear.plan import TaskPlan
 from eval.hear.tasks import TRAIN_VALID_TEST
 
@@ -107,7 +108,7 @@ def _clip(path: Path, name: str, rows: list[dict[str, str]], separator: str) -> 
     if "onset" in rows[0]:
         try:
             events = [
-                Event(row["label"], float(row["onset"]), float(row["offset"]))
+                TrueEvent(float(row["onset"]), float(row["offset"]), row["label"])
                 for row in rows
                 if row["label"]  # a row without a label is a file without events
             ]

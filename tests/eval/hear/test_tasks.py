@@ -198,7 +198,7 @@ def test_mixtures_repeat_and_keep_their_recordings_apart() -> None:
     assert np.array_equal(one, same)
     assert one.size == 10 * RATE
     event = first.clips[0].events[0]
-    inside = one[round(event.onset * RATE) : round(event.offset * RATE)]
+    inside = one[round(event.onset_s * RATE) : round(event.offset_s * RATE)]
     assert np.square(inside).mean() > 10 * np.square(one[: RATE // 10]).mean()
 
 
