@@ -10,7 +10,8 @@ from embedder.errors import BadRequest
 from embedder.extras import require
 
 if TYPE_CHECKING:
-    from eval.training.trainer import Metrics, Trainer
+    from eval.scores.metrics import Metrics
+    from eval.training.trainer import Trainer
 
 
 def run(trainer: Trainer) -> None:

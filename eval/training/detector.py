@@ -32,9 +32,10 @@ from embedder.zoo import Sequence as SequenceModel
 from eval.data.labelled import Dataset
 from eval.data.strong import PseudoLabels, StrongSet, clip_targets, shuffled
 from eval.scores.frame_scores import FrameScores
+from eval.scores.metrics import Metrics
 from eval.training.augment import Mixup, fit
 from eval.training.finetune import label_loss
-from eval.training.trainer import Cosine, Metrics
+from eval.training.trainer import Cosine
 
 MEL_FRAMES: Final = 4  # that make one frame of the detector
 DIM: Final = 256  # of the sequence model at width 1 (section IV-B)

@@ -25,10 +25,9 @@ from embedder.model import AudioEmbedder
 from embedder.networks.dymn import TemperatureSchedule
 from embedder.zoo import DyMNConfig, NetworkConfig
 from eval.data.labelled import Waves
-from eval.scores.metrics import mean_average_precision
+from eval.scores.metrics import Metrics, mean_average_precision
 from eval.training.augment import AugmentConfig, Mixup, fit, gain, jittered, roll
 from eval.training.finetune import label_loss, predict
-from eval.training.trainer import Metrics
 
 Logits = NDArray[np.float32]
 DistillBatch = tuple[Tensor, Tensor, Tensor]

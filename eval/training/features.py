@@ -22,7 +22,7 @@ from embedder.model import AudioEmbedder
 from embedder.networks.blocks import ConvNormActivation, InvertedResidual
 from embedder.networks.mn import MN
 from eval.data.mixing import Mixer
-from eval.training.trainer import Metrics
+from eval.scores.metrics import Metrics
 
 EPSILON = 0.02  # of the mean variance, added to each channel's: keeps still channels quiet
 

@@ -19,9 +19,9 @@ from torch.nn import functional
 from embedder import checkpoints
 from embedder.model import AudioEmbedder
 from eval.data.labelled import Dataset, Waves
-from eval.scores.metrics import accuracy, mean_average_precision
+from eval.scores.metrics import Metrics, accuracy, mean_average_precision
 from eval.training.augment import AugmentConfig, Mixup, fit, gain, jittered, mix_waves, roll
-from eval.training.trainer import Metrics, Schedule
+from eval.training.trainer import Schedule
 
 FinetuneBatch = tuple[Tensor, Tensor]
 EPOCHS: Final = 80  # 10 of them warm-up, 65 ramp-down, 5 at 1 % of the peak

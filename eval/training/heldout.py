@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from embedder.networks.mn import MN
 from eval.data.corpus import Corpus, to_log_mel
-from eval.scores.metrics import centred_cosine, mean_average_precision, relative_error
+from eval.scores.metrics import Metrics, centred_cosine, mean_average_precision, relative_error
 from eval.training.distill import top_labels
-from eval.training.trainer import Metrics
 
 TAPS: Final = ("b5", "b11", "b13", "b15", "clf1", "logits")
 CROP: Final = 500  # frames, 5 s
