@@ -1,8 +1,8 @@
-"""Training of sound event detection, by the recipe of arXiv 2503.11373 (III-B, IV-C, IV-D).
+"""Training of sound event detectors, by the recipe of arXiv 2503.11373 (III-B, IV-C, IV-D).
 
-Strong labels and frame-wise pseudo-labels teach together, 0.1 to 0.9; weakly labelled sound may
-fill half of every batch. There, the paper has pseudo-labels alone; here, labels also train the
-weak head, which makes the tags.
+The loss weighs strong labels with 0.1 and a teacher's pseudo-labels, given for every frame, with
+0.9. Weakly labelled sound may fill half of every batch. Unlike in the paper, which teaches that
+half by pseudo-labels alone, its labels also train the weak head, which makes the tags.
 Axes: B batch, of which the first S are strongly labelled; M mel bands, F mel frames,
 T frames of 40 ms, C labels.
 """
@@ -37,18 +37,19 @@ from eval.training.augment import Mixup, fit
 from eval.training.finetune import label_loss
 from eval.training.trainer import Cosine
 
-MEL_FRAMES: Final = 4  # that make one frame of the detector
-DIM: Final = 256  # of the sequence model at width 1 (section IV-B)
+MEL_FRAMES: Final = 4  # mel frames make one frame of the detector
+DIM: Final = 256  # dimension of the sequence model at width 1 (section IV-B)
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """The recipe. The paper chose rates per model: `peak`, of the sequence model and the heads,
-    from 5e-4, 8e-4 and 3e-3, and `backbone_peak` from 1e-3, 3e-3 and 6e-3.
+    """The recipe.
 
-    `backbone_peak` is the last stage's; each stage before has `decay` times the next one's. At 0
-    the backbone is frozen, statistics included. `label_weight` counts where there are
-    pseudo-labels, which have the rest.
+    The paper chose learning rates for each model: `peak`, for the sequence model and the heads,
+    from 5e-4, 8e-4 and 3e-3, and `backbone_peak` from 1e-3, 3e-3 and 6e-3. `backbone_peak` is the
+    rate of the last stage; each stage before it has `decay` times the rate of the next. At 0 the
+    backbone is frozen, its BatchNorm statistics included. `label_weight` is the share of the
+    labels in the loss where there are pseudo-labels; these have the rest.
     """
 
     epochs: int = 120
@@ -58,53 +59,56 @@ class DetectorConfig:
     label_weight: float = 0.1
     batch: int = 256
     seconds: float = 10.0
-    mixup: float = 0.3  # alpha of the Beta distribution
+    mixup: float = 0.3  # alpha of the Beta distribution, as in `Mixup.draw`
     seed: int = 0
 
     @property
     def frames(self) -> int:
-        """T of a training crop."""
+        """T: frames of a training crop."""
         return round(self.seconds * 1000 / FRAME_MS)
 
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What a detector learns from; pseudo-labels, if there are any, for every clip."""
+    """What a detector learns from; if there are pseudo-labels, every clip has them."""
 
     strong: StrongSet
     weak: Dataset | None = None
     pseudo: PseudoLabels | None = None
 
     def strong_per_batch(self, batch: int) -> int:
-        """S: half of a batch is weak where there is a weak set."""
+        """S: the strongly labelled examples of a batch, half of it if there is a weak set."""
         return batch if self.weak is None else batch // 2
 
     def schedule(self, config: DetectorConfig) -> Cosine:
-        """Epochs are those of the strong set."""
+        """Return the learning rates of a run; its epochs are passes over the strong set."""
         per_epoch = len(self.strong.paths) / max(1, self.strong_per_batch(config.batch))
         return Cosine(max(1, round(config.epochs * per_epoch)), config.peak)
 
 
 class DetectorBatch(NamedTuple):
-    """Mixed inputs and targets; the weak half mixes with itself, and so does the strong."""
+    """Inputs and targets of one step, after mixup.
+
+    Strongly labelled examples are mixed with one another only, and so are weakly labelled ones.
+    """
 
     mel: Tensor  # B M F
     frames: Tensor  # S T C
-    clips: Tensor  # B C, NaN where nobody knows
+    clips: Tensor  # B C, NaN for labels that were not judged
     taught: Tensor  # B T C, or empty without pseudo-labels
 
 
 class DetectorExample(NamedTuple):
-    """One clip's share of a batch."""
+    """A crop of one clip, and its targets."""
 
-    wave: NDArray[np.float32]  # samples
+    wave: NDArray[np.float32]  # samples at the detector's rate
     frames: NDArray[np.float32]  # T C, or empty where only the clip's labels are known
     clip: NDArray[np.float32]  # C
     taught: NDArray[np.float32]  # T C, or empty
 
 
 class DetectorTraining:
-    """A trainer's task: a frame-wise MN learns the events of its labels."""
+    """What a trainer runs: a frame-wise MN learns the events of its labels."""
 
     def __init__(
         self,
@@ -133,7 +137,7 @@ class DetectorTraining:
             self._held_out_waves = held_out.waves(rate)
 
     def batch(self, step: int) -> DetectorBatch:
-        """Log-mels and targets of one step."""
+        """Make the log-mels and targets of one step."""
         cfg, lessons = self.config, self.lessons
         rng = np.random.default_rng([cfg.seed, 2, step])
         strong = lessons.strong_per_batch(cfg.batch)
@@ -148,7 +152,10 @@ class DetectorTraining:
         return DetectorBatch(mel, parts[0]["frames"], clips, taught)
 
     def loss(self, batch: DetectorBatch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
-        """Label weight (frames + clips) + the rest (pseudo-labels); without these, labels alone."""
+        """Weigh the losses of labels (of frames and of clips) and of pseudo-labels.
+
+        Without pseudo-labels, the loss is that of the labels.
+        """
         mel, frames, clips, taught = batch
         logits = self._logits(mel)
         strong = functional.binary_cross_entropy_with_logits(logits.strong[: len(frames)], frames)
@@ -162,34 +169,35 @@ class DetectorTraining:
         return weight * (strong + weak) + (1 - weight) * distilled, metrics
 
     def evaluate(self) -> Metrics:
-        """Frame scores on the held-out clips, as the service would find them."""
+        """Return frame scores on whole held-out clips, computed as the service does."""
         if self.held_out is None:
             return {}
         scores = FrameScores(len(self.held_out.labels))
         for index in range(len(self._held_out_waves)):
-            found = self.embedder.frame_probabilities(self._held_out_waves[index]).values[0]
-            scores.add(found.cpu().numpy(), self.held_out.targets(index, 0, len(found)))
+            wave = self._held_out_waves[index]
+            probabilities = self.embedder.frame_probabilities(wave).values[0].cpu().numpy()  # T C
+            scores.add(probabilities, self.held_out.targets(index, 0, len(probabilities)))
         return scores.summary()
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Adam without weight decay, a group a stage of the backbone and one for all the rest."""
+        """Make Adam without weight decay, with the groups of `parameter_groups`."""
         assert isinstance(model, FrameMN)
         return torch.optim.Adam(parameter_groups(model, self.config), lr=0.0)
 
     def save(self, path: Path) -> None:
-        """A checkpoint that `AudioEmbedder.load` takes, labels included."""
+        """Write a checkpoint that `AudioEmbedder.load` reads, labels included."""
         checkpoints.save(path, self.embedder.spec, self.model.state_dict(), self.embedder.labels)
 
     def _logits(self, mel: Tensor) -> FrameLogits:
         assert isinstance(self.model, FrameMN)
         if self.config.backbone_peak == 0:
-            self.model.model.eval()  # its statistics rest too
+            self.model.model.eval()  # its BatchNorm statistics are frozen too
         return self.model.detect(mel)
 
     def _mixed(
         self, examples: list[DetectorExample], rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Examples of one kind as a mixed batch, waveforms as log-mels."""
+        """Stack examples of one kind, turn waveforms into log-mels [B, M, F], and apply mixup."""
         mixup = Mixup.draw(len(examples), self.config.mixup, rng)
         wave, frames, clip, taught = (
             torch.from_numpy(np.stack(part)) for part in zip(*examples, strict=True)
@@ -211,20 +219,25 @@ class DetectorTraining:
     def _crop(
         self, wave: NDArray[np.float32], rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], int]:
-        """As much sound as T frames cover, silence after the end, and the first frame's number."""
+        """Cut T frames at random: [S] -> (samples, number of the first frame); pad with silence."""
         frames, hop = self.config.frames, self.embedder.sample_rate * FRAME_MS // 1000
         spare = max(0, n_frames(len(wave), self.embedder.sample_rate) - frames)
         first = int(rng.integers(spare + 1))
         return fit(wave[first * hop : (first + frames) * hop], frames * hop), first
 
     def _taught(self, path: Path, first: int) -> NDArray[np.float32]:
+        """Return the pseudo-labels [T, C] from frame `first` on; empty if there are none."""
         if self.lessons.pseudo is None:
             return np.empty(0, np.float32)
         return self.lessons.pseudo.targets(path, first, self.config.frames)
 
 
 def parameter_groups(model: FrameMN, config: DetectorConfig) -> list[dict[str, Any]]:
-    """Trainable parameters, each group with its "share" of `peak`; the last stage comes first."""
+    """Group the trainable parameters for the optimiser.
+
+    One group for each stage of the backbone, the last stage first, and one for all the rest.
+    A group's "share" times the schedule's rate is its learning rate.
+    """
     backbone: Any = model.model["fmn"]
     stages = backbone.features if config.backbone_peak else ()
     groups: list[dict[str, Any]] = [
@@ -234,8 +247,8 @@ def parameter_groups(model: FrameMN, config: DetectorConfig) -> list[dict[str, A
         }
         for depth, stage in enumerate(reversed(stages))
     ]
-    inside = {id(parameter) for parameter in model.model.parameters()}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    in_backbone = {id(parameter) for parameter in model.model.parameters()}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in in_backbone]
     return [*groups, {"params": rest, "share": 1.0}]
 
 
@@ -246,26 +259,31 @@ def detector_of(
     dim: int | None = None,
     seed: int = 0,
 ) -> AudioEmbedder:
-    """A frame-wise MN for these labels on the convolutions and the front end of `base`.
+    """Make a frame-wise MN for these labels that starts from the weights of `base`.
 
-    An MN gives its backbone, as ImageNet's do in the paper. A frame-wise MN also gives its
-    sequence model, if `sequence` is None or its own kind, and its heads if the labels are the
-    same. All else is random. `dim` is the sequence model's dimension; default: `sequence_dim`.
+    From an MN it takes the front end and the backbone (as the paper does from an MN trained on
+    ImageNet). From a frame-wise MN it also takes the sequence model, if `sequence` is None or of
+    the same kind, and the heads, if the labels are the same. All else is random.
+
+    Parameters
+    ----------
+    sequence : kind of the sequence model; None keeps that of `base`, which may be none.
+    dim : dimension of the sequence model; default: that of `base`, or `sequence_dim`.
     """
     spec = replace(base.spec, weights="", url="", sha256=None, mean_ap=None, psds1=None)
     spec = replace(spec, network=_frame_network(base, sequence, dim, len(labels)))
     torch.manual_seed(seed)
     model = AudioEmbedder(base.name, spec, base.taps, labels)
-    old, state = _frame_names(base), model.backbone.state_dict()
+    old_state, state = _frame_state(base), model.backbone.state_dict()
     heads = ("strong_head.", "weak_head.")
     kept = {
         name: tensor
-        for name, tensor in old.items()
+        for name, tensor in old_state.items()
         if name in state
         and tensor.shape == state[name].shape
         and (base.labels == tuple(labels) or not name.startswith(heads))
     }
-    if lost := [n for n in state if n.startswith("model.") and n not in kept]:
+    if lost := [name for name in state if name.startswith("model.") and name not in kept]:
         raise BadRequest(f"the backbone of {base.name} does not fit a frame-wise MN: {lost[0]}")
     model.backbone.load_state_dict(state | kept)
     return model.to(base.device)
@@ -274,6 +292,7 @@ def detector_of(
 def _frame_network(
     base: AudioEmbedder, sequence: SequenceModel | None, dim: int | None, classes: int
 ) -> FrameMNConfig:
+    """Return the network of `detector_of`; BadRequest if `base` cannot be its start."""
     network, mel = base.spec.network, base.spec.mel
     if not isinstance(network, MNConfig | FrameMNConfig):
         raise BadRequest(f"{base.name} is no MN; a detector starts from an MN or a frame-wise one")
@@ -285,12 +304,12 @@ def _frame_network(
 
 
 def sequence_dim(width: float) -> int:
-    """The sequence model's dimension beside a backbone of this width, a multiple of 8."""
+    """Return the sequence model's dimension for a backbone of this width, a multiple of 8."""
     return -(-round(DIM * width) // 8) * 8
 
 
-def _frame_names(base: AudioEmbedder) -> dict[str, Tensor]:
-    """A backbone's weights under the names that a frame-wise MN has for them."""
+def _frame_state(base: AudioEmbedder) -> dict[str, Tensor]:
+    """Return a backbone's weights under the names that a frame-wise MN has for them."""
     state: dict[str, Tensor] = base.backbone.state_dict()
     if isinstance(base.spec.network, FrameMNConfig):
         return state
