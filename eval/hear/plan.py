@@ -1,4 +1,4 @@
-"""A task to be, and writing it as HEAR lays tasks out."""
+"""A task that is to be written, and writing it in HEAR's layout (see eval.hear.tasks)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from eval.hear.tasks import (
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
-    """A task to be written.
+    """A task that is to be written.
 
-    `seconds` is what every clip is padded or trimmed to; None keeps each as long as it is.
-    The first of `scores` decides (names of `heareval.score`).
+    Every clip is padded or trimmed to `seconds`; None keeps each as long as it is. `scores` are
+    names of `heareval.score`; models are selected, and shown in the tables, by the first.
     """
 
     name: str
@@ -44,9 +44,9 @@ class TaskPlan:
 
     @property
     def splits(self) -> list[str]:
-        """Sorted folds, or train, valid and test in this order."""
-        found = {clip.split for clip in self.clips}
-        return list(TRAIN_VALID_TEST) if found == set(TRAIN_VALID_TEST) else sorted(found)
+        """The names of the folds, sorted, or train, valid and test in this order."""
+        names = {clip.split for clip in self.clips}
+        return list(TRAIN_VALID_TEST) if names == set(TRAIN_VALID_TEST) else sorted(names)
 
 
 def write_task(
@@ -56,7 +56,9 @@ def write_task(
     workers: int = 2,
     advance: Advance = no_news,
 ) -> HearTask:
-    """Write a task into `folder / plan.name`; it appears whole or not at all.
+    """Write a task into `folder / plan.name`, which appears when all is done, or not at all.
+
+    `advance` is called after each clip; `rate` is in Hz.
 
     Raises
     ------
@@ -85,30 +87,35 @@ def write_task(
 
 
 def fitted(samples: Samples, rate: int, seconds: float | None) -> Samples:
-    """Trimmed, or padded with silence, to exactly so many seconds."""
+    """Trim samples [S], or pad them with silence, to exactly so many seconds."""
     if seconds is None:
         return samples
-    wanted = round(seconds * rate)
-    return np.pad(samples[:wanted], (0, max(0, wanted - samples.size)))
+    length = round(seconds * rate)
+    return np.pad(samples[:length], (0, max(0, length - samples.size)))
 
 
 def _check(plan: TaskPlan) -> None:
+    """Raise BadRequest if HEAR could not use the task."""
     splits = plan.splits
     if splits != list(TRAIN_VALID_TEST) and (len(splits) < 3 or set(splits) & {*TRAIN_VALID_TEST}):
         raise BadRequest(
             f"{plan.name} has the splits {', '.join(splits) or '(none)'}; "
             "HEAR needs train, valid and test, or at least 3 folds"
         )
-    twice = [name for name, n in Counter(clip.name for clip in plan.clips).items() if n > 1]
-    if twice:
-        raise BadRequest(f"{plan.name} has two clips named {twice[0]!r}; names must differ")
+    counts = Counter(clip.name for clip in plan.clips)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise BadRequest(f"{plan.name} has two clips named {repeated[0]!r}; names must differ")
     if plan.prediction == "multiclass":
-        odd = next((clip for clip in plan.clips if len(clip.labels) != 1), None)
-        if odd:
-            raise BadRequest(f"{odd.name} has {len(odd.labels)} labels; multiclass needs one each")
+        wrong = next((clip for clip in plan.clips if len(clip.labels) != 1), None)
+        if wrong:
+            raise BadRequest(
+                f"{wrong.name} has {len(wrong.labels)} labels; multiclass needs one each"
+            )
 
 
 def _write_facts(plan: TaskPlan, path: Path) -> None:
+    """Write the vocabulary, the truth of each split, and the metadata."""
     labels = {label for clip in plan.clips for label in clip.labels}
     labels |= {event.label for clip in plan.clips for event in clip.events}
     with (path / VOCABULARY).open("w", encoding="utf-8", newline="") as file:
@@ -134,6 +141,7 @@ def _write_facts(plan: TaskPlan, path: Path) -> None:
 
 
 def _truth(plan: TaskPlan, clip: Clip) -> list[Any]:
+    """Return a clip's labels, or its events with times in milliseconds."""
     if plan.kind == "scene":
         return list(clip.labels)
     return [

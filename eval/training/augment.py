@@ -56,7 +56,7 @@ def fit(wave: Samples, samples: int, rng: Generator | None = None) -> Samples:
 
 
 def jittered(config: MelConfig, augment: AugmentConfig, rng: Generator) -> LogMel:
-    """Make a front end whose fmin is up to fmin_hz higher, and whose fmax is up to fmax_hz / 2 off."""
+    """Make a front end with a random fmin, up to fmin_hz higher, and a random fmax near its own."""
     half = augment.fmax_hz / 2
     return LogMel(
         replace(
