@@ -1,6 +1,7 @@
 """`python -m eval abuse`: what attacks cost a server, and whether it keeps its promises.
 
-Every attack meets a server of its own with default settings, in bounded time and memory.
+Every attack is sent to a new server with default settings, which is stopped after SECONDS or when
+it takes too much memory.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from eval.bench.watch import MiB, ServerWatch, WatchResult
 from eval.bench.wire import Reply
 
 SECOND_MODEL: Final = "mn04_as"
-SECONDS: Final = 180.0  # of one attack
+SECONDS: Final = 180.0  # an attack may take so long
 _KEPT: Final = {True: "yes", False: "NO"}
 
 
 @dataclass(frozen=True, slots=True)
 class AttackCost:
-    """What an attack did to a server."""
+    """The replies to an attack, and what it cost the server."""
 
     replies: Sequence[Reply]
     seen: WatchResult
@@ -42,26 +43,26 @@ class AttackCost:
 
     @property
     def seconds(self) -> float:
-        """Until the slowest answer had ended."""
+        """The longest time from a request to the end of its answer."""
         return max((reply.seconds for reply in self.replies), default=SECONDS)
 
     @property
     def mib(self) -> float:
-        """Memory above what the server had when it was ready."""
+        """Memory above what the server had when it was ready [MiB]."""
         return self.seen.peak_mib - self.seen.start_mib
 
     @property
     def threads(self) -> int:
-        """Threads above those at the start."""
+        """Threads above the number that the server had when it was ready."""
         return self.seen.threads - self.seen.start_threads
 
     @property
     def received(self) -> int:
-        """Bytes that came back."""
+        """Bytes of all answers."""
         return sum(reply.received for reply in self.replies)
 
     def kept(self, bound: Bound) -> bool:
-        """Whether it stayed within the bound."""
+        """Return whether the cost stayed within the bound."""
         answered = all(
             reply.status in bound.statuses and reply.end in ("whole", *_CLOSED[reply.status == 0])
             for reply in self.replies
@@ -96,8 +97,8 @@ class AttackCost:
         return "; ".join([*parts, "killed at the limit"] if self.seen.killed else parts)
 
 
-# How else a connection may end: without an answer, in any way but the client's own patience;
-# with one, when the client has taken all that it takes.
+# How a connection may end, besides "whole" (see wire.Reply). Without an answer (True), the server
+# may close it. With an answer (False), it may be longer than the client reads.
 _CLOSED: Final = {True: ("cut", "reset"), False: ("long",)}
 
 
@@ -138,7 +139,7 @@ def abuse(
 
 @dataclass(frozen=True, slots=True)
 class _Launcher:
-    """Starts a server for each row."""
+    """Starts a new server for each attack or promise."""
 
     folder: Path
     tree: Path | None
@@ -146,7 +147,7 @@ class _Launcher:
     scale: float
 
     def attacked(self, attack: Attack) -> AttackCost:
-        """The cost of one attack."""
+        """Send an attack to a new server, and return what it cost."""
         models = [DEFAULT_MODEL]
         settings = {}
         if attack.two_models:
@@ -164,7 +165,7 @@ class _Launcher:
             return AttackCost(replies, seen, (_size(cache) - used) / MiB)
 
     def asked(self, promise: Promise) -> Outcome:
-        """Whether a promise is kept."""
+        """Check a promise on a new server."""
         with self._launch() as launch:
             return promise.check(launch, self.scale)
 
@@ -180,6 +181,7 @@ class _Launcher:
 
 
 async def _bounded(attack: Attack, target: Target) -> list[Reply]:
+    """Send an attack; return no replies if it takes longer than SECONDS."""
     try:
         return await asyncio.wait_for(attack.send(target), SECONDS)
     except TimeoutError:
@@ -205,6 +207,7 @@ def _promise_row(promise: Promise, outcome: Outcome) -> TableRow:
 
 
 def _beside(row: TableRow, earlier: dict[str, str]) -> TableRow:
+    """Return a row that also shows what an earlier run measured."""
     return {
         "row": row["row"],
         "bound": row["bound"],
@@ -215,7 +218,7 @@ def _beside(row: TableRow, earlier: dict[str, str]) -> TableRow:
 
 
 def _earlier(path: Path | None) -> dict[str, str]:
-    """What an earlier run measured, by row."""
+    """Return {row: what an earlier run measured}."""
     if path is None:
         return {}
     try:

@@ -21,17 +21,17 @@ from eval.bench.mixed import MixedLoad
 from eval.bench.report import TableRow, report
 from eval.bench.watch import Sample
 
-SECOND_MODEL: Final = "fmn04_strong"  # it finds events, too
-END_MIB: Final = 1200e6 / (1 << 20)  # 1.2 GB
-GROWTH: Final = 0.03  # over the second half, as a share of the mean
-MORE_HANDLES: Final = 4  # threads or descriptors, over the second half
-ROWS: Final = 10
-_START_SHARE: Final = 0.5  # until here everything is used for the first time
+SECOND_MODEL: Final = "fmn04_strong"  # a model that also finds events
+END_MIB: Final = 1200e6 / (1 << 20)  # bound of the memory at the end: 1.2 GB
+GROWTH: Final = 0.03  # bound of memory's rise over the second half, as a share of its mean
+MORE_HANDLES: Final = 4  # bound of the rise of threads or descriptors over the second half
+ROWS: Final = 10  # of the table
+_START_SHARE: Final = 0.5  # before this share of the time, much happens for the first time
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A sample of the server, when it was taken [s], and how many answers had come."""
+    """A sample of the server, the time when it was taken [s], and the number of answers by then."""
 
     seconds: float
     sample: Sample
@@ -69,10 +69,9 @@ def soak(
 def _loaded(
     load: MixedLoad, process: Any, clients: int, seconds: float, every: float
 ) -> list[Moment]:
-    """Samples while the load runs, and one after it."""
+    """Run the load, and take a sample of the server every so many seconds meanwhile."""
     moments: list[Moment] = []
     ended = threading.Event()
-
     started = time.monotonic()
 
     def sample() -> None:
@@ -91,7 +90,7 @@ def _loaded(
 
 
 def _table(moments: Sequence[Moment]) -> list[TableRow]:
-    """Rows at equal distances, the first and the last moment among them."""
+    """Return rows of moments at equal distances, from the first to the last."""
     count = min(ROWS, len(moments))
     last = len(moments) - 1
     chosen = [moments[round(row * last / max(1, count - 1))] for row in range(count)]
@@ -110,13 +109,15 @@ def _table(moments: Sequence[Moment]) -> list[TableRow]:
 
 
 def judged(moments: Sequence[Moment], counts: dict[str, int], status: int) -> list[TableRow]:
-    """Every bound, what was measured, and whether it was kept."""
-    half = [moment for moment in moments if moment.seconds >= _START_SHARE * moments[-1].seconds]
-    times = [moment.seconds for moment in half]
-    memory = [moment.sample.mib for moment in half]
+    """Compare what was measured with every bound; return one row for each."""
+    second_half = [
+        moment for moment in moments if moment.seconds >= _START_SHARE * moments[-1].seconds
+    ]
+    times = [moment.seconds for moment in second_half]
+    memory = [moment.sample.mib for moment in second_half]
     growth = _rise(times, memory) / fmean(memory)
-    threads = _rise(times, [moment.sample.threads for moment in half])
-    descriptors = _rise(times, [moment.sample.descriptors for moment in half])
+    threads = _rise(times, [moment.sample.threads for moment in second_half])
+    descriptors = _rise(times, [moment.sample.descriptors for moment in second_half])
     bad = sum(count for name, count in counts.items() if not _may_be(name))
     rows = [
         ("memory at the end", f"at most {END_MIB:.0f} MiB", f"{memory[-1]:.0f} MiB",
@@ -137,12 +138,15 @@ def judged(moments: Sequence[Moment], counts: dict[str, int], status: int) -> li
 
 
 def _rise(times: Sequence[float], values: Sequence[float]) -> float:
-    """By how much a straight line through the values rises from the first time to the last."""
+    """Return how much a straight line through the values rises from the first time to the last."""
     if len(times) < 2:
         return 0.0
     return linear_regression(times, values).slope * (times[-1] - times[0])
 
 
 def _may_be(name: str) -> bool:
-    """Whether an answer is right: a success, a client's error, or busy; and whole."""
+    """Return whether an answer (`Reply.name`) is right: whole, and no error of the server.
+
+    503 is right: the server is busy.
+    """
     return name == "given up" or (name.isdecimal() and (name < "500" or name == "503"))

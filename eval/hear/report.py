@@ -70,7 +70,7 @@ class ModelScores:
         return fmean(values) if values else None
 
     def quality(self) -> float:
-        """Return what rows are ordered by: mean normalised score, or the mean score of own tasks."""
+        """Return what rows are ordered by: the mean normalised score, or the mean of own tasks."""
         mean = self.mean()
         values = [score.value for score in self.scores.values()]
         return mean if mean is not None else fmean(values) if values else 0.0
