@@ -25,7 +25,7 @@ from eval.bench.attacks import ATTACKS, Attack, Bound, Target, material
 from eval.bench.launch import Launch, server
 from eval.bench.promises import PROMISES, Outcome, Promise
 from eval.bench.report import TableRow, report
-from eval.bench.watch import MiB, ServerWatch, WatchResult
+from eval.bench.watch import MiB, ServerUsage, ServerWatch
 from eval.bench.wire import Reply
 
 SECOND_MODEL: Final = "mn04_as"
@@ -38,7 +38,7 @@ class AttackCost:
     """The replies to an attack, and what it cost the server."""
 
     replies: Sequence[Reply]
-    seen: WatchResult
+    usage: ServerUsage
     disk_mib: float
 
     @property
@@ -49,12 +49,12 @@ class AttackCost:
     @property
     def mib(self) -> float:
         """Memory above what the server had when it was ready [MiB]."""
-        return self.seen.peak_mib - self.seen.start_mib
+        return self.usage.peak_mib - self.usage.start_mib
 
     @property
     def threads(self) -> int:
         """Threads above the number that the server had when it was ready."""
-        return self.seen.threads - self.seen.start_threads
+        return self.usage.threads - self.usage.start_threads
 
     @property
     def received(self) -> int:
@@ -70,10 +70,10 @@ class AttackCost:
         return (
             bool(self.replies)
             and answered
-            and not self.seen.killed
+            and not self.usage.killed
             and self.seconds <= bound.seconds
             and self.mib <= bound.mib
-            and self.seen.stall <= bound.stall
+            and self.usage.stall <= bound.stall
             and self.threads <= bound.threads
             and self.disk_mib <= bound.disk_mib
         )
@@ -87,14 +87,14 @@ class AttackCost:
             statuses or "no end",
             f"{self.seconds:.1f} s",
             f"+{self.mib:.0f} MiB",
-            f"stall {self.seen.stall:.2f} s",
+            f"stall {self.usage.stall:.2f} s",
             f"{self.received / 1e6:.3g} MB back",
         ]
         if self.threads > 0:
             parts.append(f"+{self.threads} threads")
         if self.disk_mib >= 1:
             parts.append(f"+{self.disk_mib:.0f} MiB of disk")
-        return "; ".join([*parts, "killed at the limit"] if self.seen.killed else parts)
+        return "; ".join([*parts, "killed at the limit"] if self.usage.killed else parts)
 
 
 # How a connection may end, besides "whole" (see wire.Reply). Without an answer (True), the server
@@ -161,8 +161,8 @@ class _Launcher:
             try:
                 replies = asyncio.run(_bounded(attack, Target(running.port, models, self.scale)))
             finally:
-                seen = watch.end()
-            return AttackCost(replies, seen, (_size(cache) - used) / MiB)
+                usage = watch.end()
+            return AttackCost(replies, usage, (_size(cache) - used) / MiB)
 
     def asked(self, promise: Promise) -> Outcome:
         """Check a promise on a new server."""

@@ -117,10 +117,10 @@ class _Runner:
 
     def _spawn(self) -> None:
         context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(*self._start, theirs), daemon=True)
+        self.pipe, child_end = context.Pipe()
+        self._process = context.Process(target=_run, args=(*self._start, child_end), daemon=True)
         self._process.start()
-        theirs.close()
+        child_end.close()
         self._ready = False
         self._number = None
         self._begun = 0.0

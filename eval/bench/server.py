@@ -34,7 +34,7 @@ CONNECTIONS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class BenchTurn:
     """What was measured in one round at one sample rate."""
 
     engine: ClipCost
@@ -54,7 +54,7 @@ def bench_server(
     if requests <= 2 * CONNECTIONS:
         raise BadRequest(f"{requests} requests; send more than {2 * CONNECTIONS} in a round")
     cores = available_cores()
-    saturated: dict[int, list[Round]] = {hertz: [] for hertz in rate}
+    saturated: dict[int, list[BenchTurn]] = {hertz: [] for hertz in rate}
     with tempfile.TemporaryDirectory() as name, _bench(model, cores, Path(name)) as bench:
         files = {hertz: _files(Path(name, str(hertz)), hertz) for hertz in saturated}
         port = bench.port
@@ -98,14 +98,14 @@ class _ServerBench:
     decoders: Sequence[ProcessPoolExecutor]
     clients: ProcessPoolExecutor
 
-    def turn(self, files: Sequence[str], rate: int, requests: int) -> Round:
+    def turn(self, files: Sequence[str], rate: int, requests: int) -> BenchTurn:
         """Measure the network alone, the decoders alone, and the server."""
         engine = self.network.submit(bulk.engine, files, self.sharing).result()
         futures = [pool.submit(bulk.decode, files, self.sharing) for pool in self.decoders]
         costs = [future.result() for future in futures]
         decoder = ClipCost(fmean(cost.wall for cost in costs), fmean(cost.cpu for cost in costs))
         load = Load(self.port, SECONDS, CONNECTIONS, requests, rate=rate)
-        return Round(engine, decoder, self.measured(load))
+        return BenchTurn(engine, decoder, self.measured(load))
 
     def measured(self, load: Load) -> tuple[Answers, float]:
         """Send a load; return its answers, and the server's processor time for each [s]."""
@@ -144,13 +144,13 @@ def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> TableRow:
     return row
 
 
-def _parts(hertz: int, turns: Sequence[Round], cores: int) -> TableRow:
+def _parts(hertz: int, turns: Sequence[BenchTurn], cores: int) -> TableRow:
     """Return medians over rounds. A ratio is computed within each round, then its median taken."""
     rounds = [_ratios(turn, cores) for turn in turns]
     return {"Hz": hertz} | {key: median(row[key] for row in rounds) for key in rounds[0]}
 
 
-def _ratios(turn: Round, cores: int) -> dict[str, float]:
+def _ratios(turn: BenchTurn, cores: int) -> dict[str, float]:
     engine, decoder = turn.engine, turn.decoder
     answers, cpu = turn.measured
     pace = answers.pace

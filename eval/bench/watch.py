@@ -55,7 +55,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchResult:
+class ServerUsage:
     """The most that a server took while it was watched; `killed` if that was beyond the limit."""
 
     peak_mib: float
@@ -80,10 +80,10 @@ class ServerWatch:
         assert self._child.stdout
         self._child.stdout.readline()  # comes when it has begun to watch
 
-    def end(self) -> WatchResult:
+    def end(self) -> ServerUsage:
         """Stop watching, and return what was measured."""
         output, _ = self._child.communicate(timeout=60)
-        return WatchResult(**json.loads(output))
+        return ServerUsage(**json.loads(output))
 
 
 class _Pulse(threading.Thread):
@@ -151,9 +151,9 @@ class _Peak:
             process.kill()
         return False
 
-    def seen(self, stall: float) -> WatchResult:
+    def usage(self, stall: float) -> ServerUsage:
         start = self._start
-        return WatchResult(
+        return ServerUsage(
             self._highest.mib, start.mib, self._threads, start.threads, stall, self._killed
         )
 
@@ -177,7 +177,7 @@ def main() -> None:
     while not ended.wait(SAMPLE_SECONDS):
         if alive:
             alive, stall = peak.update(), pulse.stall  # a server that has ended does not stall
-    json.dump(asdict(peak.seen(pulse.stall if alive else stall)), sys.stdout)
+    json.dump(asdict(peak.usage(pulse.stall if alive else stall)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ class FeatureConfig:
 
     def own_share(self, step: int) -> float:
         """Return the probability that a block is fed with the student's own map in this step."""
-        at = step / self.steps
-        return min(max((at - self.stitched_until) / (self.own_from - self.stitched_until), 0), 1)
+        ramp = self.own_from - self.stitched_until
+        return min(max((step / self.steps - self.stitched_until) / ramp, 0), 1)
 
 
 class FeatureDistillation:

@@ -24,12 +24,12 @@ from eval.bench.abuse import AttackCost
 from eval.bench.attacks import ATTACKS, Bound, Target, material
 from eval.bench.launch import Launch, free_port, server
 from eval.bench.promises import PROMISES
-from eval.bench.watch import ServerWatch, WatchResult
+from eval.bench.watch import ServerUsage, ServerWatch
 from eval.bench.wire import Reply, exchange, request
 from service.protocol import HeadDeadline
 from tests.service_kit import FakeModel, fake_app, live
 
-CALM = WatchResult(peak_mib=110, start_mib=100, threads=8, start_threads=8, stall=0.1, killed=False)
+CALM = ServerUsage(peak_mib=110, start_mib=100, threads=8, start_threads=8, stall=0.1, killed=False)
 
 
 @pytest.mark.parametrize("blocks", [1, 130])
@@ -96,13 +96,13 @@ def test_a_server_that_never_answers_is_late() -> None:
         (Reply(413, "cut", 1, 100), CALM, False),
         (Reply(413, "whole", 9, 100), CALM, False),
         (Reply(0, "cut", 1, 0), CALM, False),
-        (Reply(413, "whole", 1, 100), WatchResult(900, 100, 8, 8, 0.1, False), False),
-        (Reply(413, "whole", 1, 100), WatchResult(110, 100, 8, 8, 2.0, False), False),
-        (Reply(413, "whole", 1, 100), WatchResult(110, 100, 40, 8, 0.1, False), False),
-        (Reply(413, "whole", 1, 100), WatchResult(110, 100, 8, 8, 0.1, True), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(900, 100, 8, 8, 0.1, False), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(110, 100, 8, 8, 2.0, False), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(110, 100, 40, 8, 0.1, False), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(110, 100, 8, 8, 0.1, True), False),
     ],
 )
-def test_a_cost_keeps_its_bound_or_not(reply: Reply, seen: WatchResult, kept: bool) -> None:
+def test_a_cost_keeps_its_bound_or_not(reply: Reply, seen: ServerUsage, kept: bool) -> None:
     assert AttackCost([reply], seen, disk_mib=0).kept(Bound()) is kept
 
 

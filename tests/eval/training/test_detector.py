@@ -45,10 +45,9 @@ from eval.training.detector import (
     DetectorConfig,
     DetectorTraining,
     Lessons,
-    detector_of,
     parameter_groups,
-    sequence_dim,
 )
+from eval.training.detector_network import detector_of, sequence_dim
 from eval.training.trainer import Cosine, TrainConfig, Trainer
 from tests.shared import SHARED, needs_shared
 from tests.sounds import write_wav
