@@ -22,7 +22,7 @@ from eval.scores.metrics import accuracy, centred_cosine, mean_average_precision
 from eval.training.distill import top_labels
 from eval.training.probe import embed, fit_probe
 
-# "clf2" and the "se" taps are left out: a student may order these values as it likes.
+# "clf2" and the "se" taps are left out: a student may represent these inner values otherwise.
 TAPS: Final = ("b5", "b11", "b13", "b15", "clf1", "logits")
 ESC_TEST_FOLD: Final = "4"
 HELD_OUT_SPEAKER: Final = "lucas"

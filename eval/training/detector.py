@@ -102,7 +102,7 @@ class DetectorExample(NamedTuple):
 
 
 class DetectorTraining:
-    """What a trainer runs: a frame-wise MN learns the events of its labels."""
+    """An objective: a frame-wise MN learns the events of its labels."""
 
     def __init__(
         self,

@@ -57,10 +57,7 @@ class Material:
 
 
 class TagDistillation:
-    """What a trainer runs: a student learns a teacher's tags.
-
-    The loss is lambda BCE(labels) + (1 - lambda) BCE(teacher's probabilities).
-    """
+    """An objective: lambda BCE(labels) + (1 - lambda) BCE(teacher probabilities)."""
 
     def __init__(
         self,

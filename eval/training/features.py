@@ -60,7 +60,7 @@ class FeatureConfig:
 
 
 class FeatureDistillation:
-    """What a trainer runs: the student's blocks learn the teacher's, on mixed unlabelled sound."""
+    """An objective: match every block of the teacher on mixtures of unlabelled sound."""
 
     def __init__(
         self,
@@ -124,8 +124,8 @@ class FeatureDistillation:
         """Return the student's maps [B, C, f, t] and logits.
 
         With probability `own_share`, a block is fed with the student's own map before it, or else
-        with the teacher's (one of `targets`). A resting layer returns the teacher's map itself, as
-        long as no later layer needs the student's.
+        with the teacher's (one of `targets`). A resting layer returns the teacher's map itself,
+        unless the first layer after the resting ones needs the student's.
         """
         cfg = self.config
         own = (torch.rand(len(targets) + 1) < own_share).tolist()
@@ -154,9 +154,7 @@ class FeatureDistillation:
         """
         mean: list[Tensor] = []
         square: list[Tensor] = []
-        before = (
-            self.config.first - 1
-        )  # the number of the map that the first compared block is fed with
+        before = self.config.first - 1  # the map that the first compared block is fed with
         for step in range(self.config.statistics):
             batch = self.sample(step)
             maps = self.teacher.feature_maps(batch)
