@@ -1,4 +1,4 @@
-"""Inspections that show what DyMN's dynamic components do (arXiv 2310.15648, section VII).
+"""What DyMN's dynamic components do: the paper's inspections (arXiv 2310.15648, section VII).
 
 Axes: B batch, C channels, K kernels, M lines, f frequency, t time, P points.
 
@@ -34,7 +34,7 @@ Points = dict[int, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A change of the values that one method returns, in all modules of one kind."""
+    """What becomes of the values that one method of one kind of module returns."""
 
     kind: type[nn.Module]
     method: str
@@ -42,14 +42,14 @@ class Inspection:
 
 
 def _next_clip(x: Tensor, _: torch.Generator | None = None) -> Tensor:
-    """Give each clip the values of the next clip of the batch, the same clip in every block."""
+    """Each clip gets what belongs to the next one: the same one in all of the network."""
     if len(x) < 2:
         raise BadRequest("a context shuffle needs a batch of two clips or more")
     return x.roll(-1, 0)
 
 
 def _shuffled(x: Tensor, axis: int, generator: torch.Generator) -> Tensor:
-    """Put an axis into random order, another order for each clip."""
+    """An axis in random order, another order for each clip."""
     order = torch.rand(len(x), x.shape[axis], generator=generator).argsort(1)
     shape = [len(x), *(1 for _ in x.shape[1:])]
     shape[axis] = x.shape[axis]
@@ -62,7 +62,7 @@ def _next_gates(context: Context, _: torch.Generator) -> Context:
 
 
 def _shuffle_gates(context: Context, generator: torch.Generator, *, axes: str) -> Context:
-    """Shuffle axes of the gates [B, C, f, 1] and [B, C, 1, t]; channels alike in both."""
+    """Gates are [B, C, f, 1] and [B, C, 1, t]; both share an order of channels."""
     gate_f, gate_t = context.gate_f, context.gate_t
     if "c" in axes:
         both = torch.cat([gate_f, gate_t.transpose(2, 3)], 2)
@@ -117,18 +117,18 @@ INSPECTIONS: Final[Mapping[str, Inspection]] = MappingProxyType(
 
 @contextmanager
 def inspected(network: nn.Module, name: str, seed: int = 0) -> Iterator[None]:
-    """While the context lasts, change every dynamic component of one kind as INSPECTIONS says.
+    """Inside, every dynamic component of one kind is disturbed in one way.
 
     Parameters
     ----------
-    network : a DyMN, or a module that holds one. An AudioEmbedder uses the eager engine for so
-        long, because other engines run a copy of the network.
+    network : a DyMN, or a module that holds one; an AudioEmbedder runs eagerly meanwhile,
+        because other engines run copies.
     name : one of INSPECTIONS. "context" inspections need two clips or more in a batch.
-    seed : decides all random orders.
+    seed : of the random orders.
 
     Raises
     ------
-    BadRequest : there is no such inspection, or the network has no such component.
+    BadRequest : no such inspection, or nothing in the network to inspect.
     """
     if name not in INSPECTIONS:
         raise BadRequest(f"no inspection {name!r}; choose one of {', '.join(INSPECTIONS)}")
@@ -162,10 +162,10 @@ def _altered(
 def inspect_all(
     network: nn.Module, mel: Tensor, score: Callable[[Tensor], float], seed: int = 0
 ) -> dict[str, float]:
-    """Compute Table XII: a score of the logits, without any change ("reference") and with each.
+    """Table XII: the score of a batch's logits, undisturbed ("reference") and inspected.
 
-    `mel` is [B, M, F] with B of two or more; `score` takes logits [B, N]. Inspections of components
-    that the network does not have are left out.
+    `mel` [B, M, F] with B of two or more; `score` of logits [B, N]. Inspections of components
+    that the network lacks are left out.
     """
     table = {"reference": score(network(mel))}
     for name, inspection in INSPECTIONS.items():
@@ -177,19 +177,19 @@ def inspect_all(
 
 @torch.inference_mode()
 def relu_points(network: DyMN, mel: Tensor, points: int = 10_000, seed: int = 0) -> Points:
-    """Collect the points of Fig. 6: inputs and outputs of each dynamic ReLU, chosen at random.
+    """Fig. 6: what each dynamic ReLU makes of values chosen at random from a batch.
 
-    [B, M, F] -> {block number, from 1: [2, P]}; P is about `points`.
+    [B, M, F] -> {block number, from 1: [2, P]}, inputs and outputs, P about `points`.
     """
     generator = torch.Generator().manual_seed(seed)
-    pairs_by_block: dict[int, list[Tensor]] = {}
+    found: dict[int, list[Tensor]] = {}
 
     def watcher(number: int) -> Callable[[nn.Module, tuple[Tensor, Tensor], Tensor], None]:
         def watch(_: nn.Module, inputs: tuple[Tensor, Tensor], outputs: Tensor) -> None:
             share = max(1, points * len(outputs) // len(mel))
             chosen = torch.randint(outputs.numel(), (share,), generator=generator)
             pair = [x.flatten()[chosen.to(x.device)] for x in (inputs[0], outputs)]
-            pairs_by_block.setdefault(number, []).append(torch.stack(pair))
+            found.setdefault(number, []).append(torch.stack(pair))
 
         return watch
 
@@ -198,11 +198,11 @@ def relu_points(network: DyMN, mel: Tensor, points: int = 10_000, seed: int = 0)
             if isinstance(block, DynamicBlock) and isinstance(block.depth_act, DynamicReLU):
                 hooks.enter_context(block.depth_act.register_forward_hook(watcher(number)))
         network(mel)
-    return {number: torch.cat(pairs, 1) for number, pairs in pairs_by_block.items()}
+    return {number: torch.cat(pairs, 1) for number, pairs in found.items()}
 
 
 def plot_relu(points: Points, blocks: Sequence[int] = (1, 3, 8, 13, 15)) -> Any:
-    """Draw Fig. 6 as a matplotlib Figure: outputs over inputs; the dashed line is a plain ReLU."""
+    """Fig. 6 as a matplotlib Figure: outputs over inputs, dashed the conventional ReLU."""
     try:
         figure = importlib.import_module("matplotlib.figure").Figure
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`python -m eval abuse`: what attacks cost a server, and whether it keeps its promises.
+"""`embedder bench abuse`: what attacks cost a server, and whether it keeps its promises.
 
 Every attack is sent to a new server with default settings, which is stopped after SECONDS or when
 it takes too much memory.

@@ -1,4 +1,4 @@
-"""`bench-bulk`: `embedder embed` against its network alone, on the same clips, in one run.
+"""`embedder bench bulk`: `embedder embed` against its network alone, on the same clips, in one run.
 
 The engine, decoding and the whole job are measured in turns, so that other work of the machine
 disturbs all of them alike. Cores are shared in three ways, each in a process that keeps its model:

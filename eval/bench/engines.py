@@ -1,4 +1,4 @@
-"""`python -m eval bench`: how fast and how exact each engine embeds clips of 10 s in memory.
+"""`embedder bench engines`: how fast and how exact each engine embeds clips of 10 s in memory.
 
 Every engine is compared with the published procedure (eval.bench.plain). A "way" is an engine's
 name, or PLAIN for that procedure.

@@ -1,4 +1,4 @@
-"""`python -m eval fuzz`: mutated files are decoded, posted to a server, or loaded as models."""
+"""`embedder bench fuzz`: mutated files are decoded, posted to a server, or loaded as models."""
 
 from __future__ import annotations
 

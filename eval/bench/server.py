@@ -1,4 +1,4 @@
-"""`bench-server`: a real server and its clients, beside decoding alone and the network alone.
+"""`embedder bench server`: a server and its clients, beside decoding alone and the network alone.
 
 All are measured in short turns, so that other work of the machine disturbs them alike; a ratio is
 computed within each round. Decoding alone uses every core, and so does the network alone. The

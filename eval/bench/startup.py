@@ -1,4 +1,4 @@
-"""`python -m eval bench-startup`: how long a new process takes until its first answer."""
+"""`embedder bench startup`: how long a new process takes until its first answer."""
 
 from __future__ import annotations
 

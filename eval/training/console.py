@@ -1,4 +1,4 @@
-"""What the commands share: running a trainer, messages to the user, the choice of a device."""
+"""What all commands that train share: they carry out a run and report how it goes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def run(trainer: Trainer) -> None:
 
 
 def report(row: Metrics) -> None:
-    """Print a row of the log in one line."""
+    """Print a row of the log."""
     say("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
 
 def say(line: str) -> None:
-    """Print one line to stderr, for the user; results go to files or to stdout."""
+    """Print a line on stderr; results go to files."""
     Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(line)
 
 
