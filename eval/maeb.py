@@ -26,20 +26,20 @@ from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
 
 ORGANISATION: Final = "audio-embedder"
-# Under mteb's names: what the published weights have seen.
+# What the published weights were trained on, by mteb's names.
 TRAINED_ON: Final = frozenset({"AudioSet", "AudioSetMini"})
 
 
 class MaebEncoder:
-    """Scene embeddings of any model of the zoo, as mteb wants them.
+    """An encoder for mteb that returns scene embeddings of a model.
 
     Parameters
     ----------
     model_name : a row of the zoo, with or without "audio-embedder/", or the path of a
         self-describing checkpoint.
     revision : ignored; weights are verified by their hash.
-    device : "auto" where None.
-    taps : features that make up the embedding; default: the model's.
+    device : as in `AudioEmbedder.load`; None means "auto".
+    taps : features that make up the embedding; default: those of the model.
     """
 
     def __init__(
@@ -63,31 +63,36 @@ class MaebEncoder:
         prompt_type: Any = None,  # noqa: ARG002
         **_: Any,
     ) -> Samples:
-        """Embeddings [N, D] of batches whose "audio" lists {array, sampling_rate}, in order.
+        """Embed the clips of all batches: float32 [N, D], in the order of the clips.
 
-        Clips of a batch that are equally long go through together. Raises BadRequest for batches
-        without audio, BadAudio for clips that cannot be embedded.
+        `inputs` are batches; the "audio" of each is a list of {array, sampling_rate}. Clips of a
+        batch that are equally long go through the network together.
+
+        Raises
+        ------
+        BadRequest : a batch has no audio.
+        BadAudio : a clip cannot be embedded.
         """
-        found: list[Tensor] = []
+        vectors: list[Tensor] = []
         for batch in inputs:
             if "audio" not in batch:
                 raise BadRequest("the task has no audio; this model embeds nothing else")
             clips = [self._samples(item) for item in batch["audio"]]
-            found.append(self.model.scene(clips).cpu())
-        embeddings: Samples = torch.cat(found).numpy()
+            vectors.append(self.model.scene(clips).cpu())
+        embeddings: Samples = torch.cat(vectors).numpy()
         return embeddings
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Cosine of every pair: [N, D], [M, D] -> [N, M]."""
+        """Return the cosine of every pair of rows: [N, D], [M, D] -> [N, M]."""
         return _unit(embeddings1) @ _unit(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Cosine of matching rows: [N, D], [N, D] -> [N]."""
+        """Return the cosine of rows of the same number: [N, D], [N, D] -> [N]."""
         return (_unit(embeddings1) * _unit(embeddings2)).sum(-1)
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What mteb writes beside the scores: its `ModelMeta`."""
+        """The `ModelMeta` that mteb writes beside the scores."""
         from mteb.models import ModelMeta
 
         model = self.model
@@ -115,7 +120,7 @@ class MaebEncoder:
         )
 
     def _samples(self, item: Mapping[str, Any]) -> Samples:
-        """One clip, mono at the model's rate; mteb's arrays are [S] or [channels, S]."""
+        """Bring a clip of mteb, [S] or [channels, S], to mono [S] at the model's rate."""
         samples = np.asarray(item["array"], np.float32)
         if samples.ndim > 1:
             samples = samples.mean(0)
@@ -123,5 +128,6 @@ class MaebEncoder:
 
 
 def _unit(embeddings: Any) -> Tensor:
+    """Scale rows [N, D], or a single one [D], to length 1: [N, D]."""
     rows = torch.as_tensor(embeddings, dtype=torch.float32)
     return torch.nn.functional.normalize(rows if rows.ndim > 1 else rows[None], dim=-1)

@@ -1,1 +1,4 @@
-"""Benchmarks: how fast, how exact, how much memory. Every ratio is of two ways in one run."""
+"""Benchmarks of speed, exactness and memory; attacks, fuzzing and long runs of the server.
+
+Both sides of every ratio are measured in the same run.
+"""

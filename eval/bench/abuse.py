@@ -1,6 +1,7 @@
-"""`python -m eval abuse`: what attacks cost a server, and whether it keeps its promises.
+"""`embedder bench abuse`: what attacks cost a server, and whether it keeps its promises.
 
-Every attack meets a server of its own with default settings, in bounded time and memory.
+Every attack is sent to a new server with default settings, which is stopped after SECONDS or when
+it takes too much memory.
 """
 
 from __future__ import annotations
@@ -23,45 +24,45 @@ from embedder.errors import BadRequest
 from eval.bench.attacks import ATTACKS, Attack, Bound, Target, material
 from eval.bench.launch import Launch, server
 from eval.bench.promises import PROMISES, Outcome, Promise
-from eval.bench.report import Row, report
-from eval.bench.watch import MiB, Seen, Watch
+from eval.bench.report import TableRow, report
+from eval.bench.watch import MiB, ServerUsage, ServerWatch
 from eval.bench.wire import Reply
 
 SECOND_MODEL: Final = "mn04_as"
-SECONDS: Final = 180.0  # of one attack
+SECONDS: Final = 180.0  # an attack may take so long
 _KEPT: Final = {True: "yes", False: "NO"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What an attack did to a server."""
+class AttackCost:
+    """The replies to an attack, and what it cost the server."""
 
     replies: Sequence[Reply]
-    seen: Seen
+    usage: ServerUsage
     disk_mib: float
 
     @property
     def seconds(self) -> float:
-        """Until the slowest answer had ended."""
+        """The longest time from a request to the end of its answer."""
         return max((reply.seconds for reply in self.replies), default=SECONDS)
 
     @property
     def mib(self) -> float:
-        """Memory above what the server had when it was ready."""
-        return self.seen.peak_mib - self.seen.start_mib
+        """Memory above what the server had when it was ready [MiB]."""
+        return self.usage.peak_mib - self.usage.start_mib
 
     @property
     def threads(self) -> int:
-        """Threads above those at the start."""
-        return self.seen.threads - self.seen.start_threads
+        """Threads above the number that the server had when it was ready."""
+        return self.usage.threads - self.usage.start_threads
 
     @property
     def received(self) -> int:
-        """Bytes that came back."""
+        """Bytes of all answers."""
         return sum(reply.received for reply in self.replies)
 
     def kept(self, bound: Bound) -> bool:
-        """Whether it stayed within the bound."""
+        """Return whether the cost stayed within the bound."""
         answered = all(
             reply.status in bound.statuses and reply.end in ("whole", *_CLOSED[reply.status == 0])
             for reply in self.replies
@@ -69,10 +70,10 @@ class Cost:
         return (
             bool(self.replies)
             and answered
-            and not self.seen.killed
+            and not self.usage.killed
             and self.seconds <= bound.seconds
             and self.mib <= bound.mib
-            and self.seen.stall <= bound.stall
+            and self.usage.stall <= bound.stall
             and self.threads <= bound.threads
             and self.disk_mib <= bound.disk_mib
         )
@@ -86,18 +87,18 @@ class Cost:
             statuses or "no end",
             f"{self.seconds:.1f} s",
             f"+{self.mib:.0f} MiB",
-            f"stall {self.seen.stall:.2f} s",
+            f"stall {self.usage.stall:.2f} s",
             f"{self.received / 1e6:.3g} MB back",
         ]
         if self.threads > 0:
             parts.append(f"+{self.threads} threads")
         if self.disk_mib >= 1:
             parts.append(f"+{self.disk_mib:.0f} MiB of disk")
-        return "; ".join([*parts, "killed at the limit"] if self.seen.killed else parts)
+        return "; ".join([*parts, "killed at the limit"] if self.usage.killed else parts)
 
 
-# How else a connection may end: without an answer, in any way but the client's own patience;
-# with one, when the client has taken all that it takes.
+# How a connection may end, besides "whole" (see wire.Reply). Without an answer (True), the server
+# may close it. With an answer (False), it may be longer than the client reads.
 _CLOSED: Final = {True: ("cut", "reset"), False: ("long",)}
 
 
@@ -120,9 +121,9 @@ def abuse(
         raise BadRequest(f"no row is named {', '.join(only)}; leave --only out to see all names")
     earlier = _earlier(before)
     material()
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     with tempfile.TemporaryDirectory() as name:
-        bench = _Bench(Path(name), tree and tree.resolve(), limit, scale)
+        bench = _Launcher(Path(name), tree and tree.resolve(), limit, scale)
         for attack in attacks:
             rows.append(_attack_row(attack, bench.attacked(attack)))
             typer.echo(f"{rows[-1]['row']}: {rows[-1]['measured']}", err=True)
@@ -137,16 +138,16 @@ def abuse(
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
-    """Starts a server for each row."""
+class _Launcher:
+    """Starts a new server for each attack or promise."""
 
     folder: Path
     tree: Path | None
     limit: int
     scale: float
 
-    def attacked(self, attack: Attack) -> Cost:
-        """The cost of one attack."""
+    def attacked(self, attack: Attack) -> AttackCost:
+        """Send an attack to a new server, and return what it cost."""
         models = [DEFAULT_MODEL]
         settings = {}
         if attack.two_models:
@@ -156,15 +157,15 @@ class _Bench:
         cache = Path(tempfile.mkdtemp(dir=self.folder))
         with server(Launch(settings, self.tree, cache)) as running:
             used = _size(cache)
-            watch = Watch(running.child.pid, running.port, self.limit)
+            watch = ServerWatch(running.child.pid, running.port, self.limit)
             try:
                 replies = asyncio.run(_bounded(attack, Target(running.port, models, self.scale)))
             finally:
-                seen = watch.end()
-            return Cost(replies, seen, (_size(cache) - used) / MiB)
+                usage = watch.end()
+            return AttackCost(replies, usage, (_size(cache) - used) / MiB)
 
     def asked(self, promise: Promise) -> Outcome:
-        """Whether a promise is kept."""
+        """Check a promise on a new server."""
         with self._launch() as launch:
             return promise.check(launch, self.scale)
 
@@ -180,13 +181,14 @@ class _Bench:
 
 
 async def _bounded(attack: Attack, target: Target) -> list[Reply]:
+    """Send an attack; return no replies if it takes longer than SECONDS."""
     try:
         return await asyncio.wait_for(attack.send(target), SECONDS)
     except TimeoutError:
         return []
 
 
-def _attack_row(attack: Attack, cost: Cost) -> Row:
+def _attack_row(attack: Attack, cost: AttackCost) -> TableRow:
     return {
         "row": attack.name,
         "bound": str(attack.bound),
@@ -195,7 +197,7 @@ def _attack_row(attack: Attack, cost: Cost) -> Row:
     }
 
 
-def _promise_row(promise: Promise, outcome: Outcome) -> Row:
+def _promise_row(promise: Promise, outcome: Outcome) -> TableRow:
     return {
         "row": promise.name,
         "bound": promise.bound,
@@ -204,7 +206,8 @@ def _promise_row(promise: Promise, outcome: Outcome) -> Row:
     }
 
 
-def _beside(row: Row, earlier: dict[str, str]) -> Row:
+def _beside(row: TableRow, earlier: dict[str, str]) -> TableRow:
+    """Return a row that also shows what an earlier run measured."""
     return {
         "row": row["row"],
         "bound": row["bound"],
@@ -215,7 +218,7 @@ def _beside(row: Row, earlier: dict[str, str]) -> Row:
 
 
 def _earlier(path: Path | None) -> dict[str, str]:
-    """What an earlier run measured, by row."""
+    """Return {row: what an earlier run measured}."""
     if path is None:
         return {}
     try:

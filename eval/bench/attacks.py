@@ -1,6 +1,6 @@
 """Attacks on a server: what each sends, and what it may cost.
 
-Each meets a fresh server. What comes back is read and discarded, up to a limit.
+Each is sent to a new server. Its answers are read and thrown away, up to a limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eval.bench import flac, matroska
 from eval.bench.material import RATE, clip, encoded, wav_head
 from eval.bench.wire import Reply, exchange, hang_up, request
 
-LENGTH: Final = 590.0  # just below the longest clip that a server takes [s]
+LENGTH: Final = 590.0  # seconds; servers take clips of up to 600
 NPY: Final = {"Accept": "application/x-npy"}
 JSON: Final = {"Content-Type": "application/json"}
 _REFUSED: Final = frozenset({400, 413})
@@ -33,27 +33,30 @@ class Target:
 
     port: int
     models: Sequence[str]
-    scale: float = 1.0  # of counts and sizes: small for tests
+    scale: float = 1.0  # multiplies counts and sizes; tests use a small one
 
     def many(self, count: int) -> int:
-        """A count at this scale."""
+        """Return a count at this scale, at least 1."""
         return max(1, round(count * self.scale))
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
-        """One request."""
+        """Send one POST request."""
         return await exchange(self.port, [request(self.port, path, body, headers)])
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What an attack may cost. A connection that is closed without an answer has status 0."""
+    """What an attack may cost.
+
+    The status 0 stands for a connection that is closed without an answer.
+    """
 
     statuses: frozenset[int] = _REFUSED
-    seconds: float = 5.0  # until an answer has ended
+    seconds: float = 5.0  # from a request to the end of its answer
     mib: float = 150.0  # of memory, above what the server has when it is ready
-    stall: float = 0.5  # of /livez [s]
-    threads: int = 12
-    disk_mib: float = 20.0
+    stall: float = 0.5  # longest time without an answer of /livez [s]
+    threads: int = 12  # above those of the server when it is ready
+    disk_mib: float = 20.0  # in the folder of caches
 
     def __str__(self) -> str:
         statuses = "/".join(str(status or "closed") for status in sorted(self.statuses))
@@ -65,7 +68,7 @@ Send = Callable[[Target], Awaitable[list[Reply]]]
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One row of the table; some need a server of two models."""
+    """One row of the table; `two_models` if the server must serve two."""
 
     name: str
     send: Send
@@ -74,13 +77,14 @@ class Attack:
 
 
 def material() -> None:
-    """Make what attacks share, before any clock runs."""
+    """Make the files that attacks share, before time is measured."""
     silence()
     _short(0)
 
 
 @cache
 def silence() -> bytes:
+    """Return a FLAC file of LENGTH seconds of silence."""
     return flac.seconds(LENGTH, RATE)
 
 
@@ -135,11 +139,11 @@ async def _trailers(target: Target) -> list[Reply]:
 
 
 async def _hung_up(target: Target) -> list[Reply]:
-    """Many long uploads whose clients leave; then the answer to an ordinary request."""
+    """Send long uploads whose clients hang up; return the answer to an ordinary request after."""
     size = target.many(20_000_000)
 
     async def upload(number: int) -> None:
-        # Silence of its own value each, so that none is in the cache.
+        # Each upload has samples of another value: none is answered from the cache.
         body = wav_head(size) + struct.pack("<h", number) * (size // 2)
         await hang_up(target.port, [request(target.port, "/embed", body)], 0.4)
 
@@ -202,7 +206,7 @@ ATTACKS: Final = (
     Attack(
         "18 different taps, timestamps of 590 s, every 30 ms",
         _every_tap,
-        Bound(_REFUSED | {200}, 60, 600),  # 116 of it are the answer, 76 the audio
+        Bound(_REFUSED | {200}, 60, 600),  # the answer takes 116 MiB of it, the audio 76
     ),
     Attack("/v1/embeddings of 200 000 numbers, 400 kB", _numbers(200_000), Bound(_REFUSED | {422})),
     Attack(
@@ -219,7 +223,7 @@ ATTACKS: Final = (
     Attack(
         "clips of 300 lengths with two models",
         _many_lengths,
-        Bound(frozenset({200}), 10, 350, 1),  # with the second model itself
+        Bound(frozenset({200}), 10, 350, 1),  # MiB include the second model
         two_models=True,
     ),
     Attack("20 sets of taps", _sets_of_taps, Bound(frozenset({200}), 60, 60, 1, 12, 5)),

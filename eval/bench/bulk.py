@@ -1,11 +1,11 @@
-"""`bench-bulk`: `embedder embed` against its network alone, on the same clips, in one run.
+"""`embedder bench bulk`: `embedder embed` against its network alone, on the same clips, in one run.
 
-Engine, decoding and the whole job take turns, so that whatever else the machine does meets all.
-Three ways to share cores, each in a process of its own that keeps its model:
+The engine, decoding and the whole job are measured in turns, so that other work of the machine
+disturbs all of them alike. Cores are shared in three ways, each in a process that keeps its model:
 
-    apart   one thread for the network, one decoder: each has a core
+    apart   one thread for the network and one decoder, each with a core
     all     the defaults: the network on every core, and decoders beside it
-    one     everything on a single core: nothing is hidden by doing it at the same time
+    one     everything on a single core, where nothing can run at the same time
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from embedder.audio.ahead import default_workers
 from embedder.errors import BadRequest
 from embedder.process import VARIABLE, available_cores, wait_asleep
 from eval.bench.material import FORMATS, RATE, clip, encoded, write_checkpoint
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 
 BATCH: Final = 8  # clips of 10 s that a bulk job takes at once
-DISTINCT: Final = 64
-VORBIS_BLOCK: Final = 1024
+DISTINCT: Final = 64  # different sounds among the files
+VORBIS_BLOCK: Final = 1024  # samples
 SHARINGS: Final = ("apart", "all", "one")
 
 
@@ -44,12 +44,12 @@ class Sharing:
 
     threads: int
     workers: int
-    cores: int  # that all may use together
+    cores: int  # all of them may use these together
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds a clip: on the clock, and of processors."""
+class ClipCost:
+    """Seconds for one clip: by the clock, and of processor time."""
 
     wall: float
     cpu: float
@@ -70,7 +70,7 @@ def bench_bulk(
         "all": Sharing(cores, default_workers(), cores),
         "one": Sharing(1, 1, 1),
     }
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         checkpoint = write_checkpoint(model, folder)
@@ -87,16 +87,16 @@ def bench_bulk(
     typer.echo(report(rows, out, f"{model}, {clips} clips of 10 s, {cores} cores"))
 
 
-def _chosen(names: str, known: Collection[str]) -> list[str]:
+def _chosen(names: str, choices: Collection[str]) -> list[str]:
     chosen = names.split(",")
     for name in chosen:
-        if name not in known:
-            raise BadRequest(f"no {name!r}; choose from {', '.join(known)}")
+        if name not in choices:
+            raise BadRequest(f"no {name!r}; choose from {', '.join(choices)}")
     return chosen
 
 
-def _row(turns: Sequence[Sequence[Cost]]) -> Row:
-    """Medians over rounds of engine, decoder and job; ratios are of one round each."""
+def _row(turns: Sequence[Sequence[ClipCost]]) -> TableRow:
+    """Return medians over rounds. A ratio is computed within each round, then its median taken."""
     engine, decoder, job = zip(*turns, strict=True)
     return {
         "engine clips/s": median(1 / cost.wall for cost in engine),
@@ -110,7 +110,7 @@ def _row(turns: Sequence[Sequence[Cost]]) -> Row:
 
 
 def write(folder: Path, kind: str, count: int, rate: int = RATE) -> list[str]:
-    """So many files of one format; each sound under several names."""
+    """Write `count` files of one format; those beyond DISTINCT are further names of the first."""
     paths = [folder / f"{index:05d}.{kind}" for index in range(count)]
     for index, path in enumerate(paths):
         if index < DISTINCT:
@@ -121,17 +121,22 @@ def write(folder: Path, kind: str, count: int, rate: int = RATE) -> list[str]:
 
 
 def _clip(index: int, kind: str, rate: int) -> NDArray[np.float32]:
-    """10 s once it is decoded: Vorbis adds up to a block, and longer clips have five windows."""
+    """Make a clip that is 10 s long when it is decoded.
+
+    A Vorbis file may come out up to one block longer. Beyond 10 s a clip has five windows
+    instead of one.
+    """
     return clip(index, rate=rate)[: -VORBIS_BLOCK if kind == "ogg" else None]
 
 
 def process(checkpoint: Path, sharing: Sharing) -> ProcessPoolExecutor:
+    """Start a process that keeps the model, for `engine`, `decode` and `job`."""
     context = get_context("spawn")
     return ProcessPoolExecutor(1, context, initializer=_load, initargs=(checkpoint, sharing))
 
 
 def _load(checkpoint: Path, sharing: Sharing) -> None:
-    """In the process: the model as the command line has it, warm."""
+    """Load the model in the process, as the command line does, and run it twice."""
     global _model
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: sharing.cores])
     os.environ[VARIABLE] = str(sharing.threads)
@@ -146,8 +151,8 @@ def _load(checkpoint: Path, sharing: Sharing) -> None:
 _model: Any = None
 
 
-def engine(paths: Sequence[str], _: Sharing) -> Cost:
-    """The network on clips in memory, in batches as large as the job's."""
+def engine(paths: Sequence[str], _: Sharing) -> ClipCost:
+    """Measure the network on clips in memory, in batches as large as those of a job."""
     from embedder.audio.decode import load_audio
 
     waves = np.stack([load_audio(path, RATE)[: RATE * 10] for path in paths[:DISTINCT]])
@@ -155,15 +160,15 @@ def engine(paths: Sequence[str], _: Sharing) -> Cost:
     return _cost(len(waves), lambda: [_model.scene(batch) for batch in batches])
 
 
-def decode(paths: Sequence[str], _: Sharing) -> Cost:
-    """Files to samples, one after the other."""
+def decode(paths: Sequence[str], _: Sharing) -> ClipCost:
+    """Measure decoding, one file after the other."""
     from embedder.audio.decode import load_audio
 
     return _cost(len(paths), lambda: [load_audio(path, RATE).size for path in paths])
 
 
-def job(paths: Sequence[str], sharing: Sharing) -> Cost:
-    """What the command does once its model is there, the start of decoders included."""
+def job(paths: Sequence[str], sharing: Sharing) -> ClipCost:
+    """Measure a whole job of a loaded model, the start of its decoders included."""
     from embedder.bulk.job import BulkOptions, embed_files
 
     with tempfile.TemporaryDirectory() as folder:
@@ -180,12 +185,12 @@ def job(paths: Sequence[str], sharing: Sharing) -> Cost:
     return cost
 
 
-def _cost(clips: int, work: Callable[[], Any]) -> Cost:
+def _cost(clips: int, work: Callable[[], Any]) -> ClipCost:
     wall, cpu = time.perf_counter(), _cpu_seconds()
     work()
-    return Cost((time.perf_counter() - wall) / clips, (_cpu_seconds() - cpu) / clips)
+    return ClipCost((time.perf_counter() - wall) / clips, (_cpu_seconds() - cpu) / clips)
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Return the processor time of this process and of those children that have ended."""
     return sum(os.times()[:4])

@@ -1,6 +1,7 @@
-"""Numbered cases in processes that may die or hang: each end is that of one case.
+"""Runs numbered cases in processes that may die or hang, and says how each case ended.
 
-A case is a function of its number alone, so that any of them can be repeated.
+A process has one case at a time, so that a death has one cause. A case is a function of its number
+alone, so that each can be repeated.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ class Ending:
 
 
 Case = Callable[[int], Ending]
-Maker = Callable[[Any], Case]  # makes the cases' function of what it is given, in the process
+Maker = Callable[[Any], Case]  # is called once in each process, with the inputs of the cases
 
 
 def endings(
-    maker: Maker, given: Any, numbers: Iterable[int], processes: int, seconds: float
+    maker: Maker, inputs: Any, numbers: Iterable[int], processes: int, seconds: float
 ) -> Iterator[Ending]:
-    """The ending of every case, as they come; none may take longer than `seconds`."""
+    """Run all cases; yield their endings as they come. A case is killed after `seconds`."""
     waiting = iter(numbers)
-    runners = [_Runner(maker, given) for _ in range(processes)]
+    runners = [_Runner(maker, inputs) for _ in range(processes)]
     try:
         while busy := [runner for runner in runners if runner.busy or runner.give(waiting)]:
-            late = min(runner.deadline for runner in busy) + seconds - time.monotonic()
-            ready = wait([runner.pipe for runner in busy], max(0.0, late))
+            remaining = min(runner.begun for runner in busy) + seconds - time.monotonic()
+            ready = wait([runner.pipe for runner in busy], max(0.0, remaining))
             for runner in busy:
                 if runner.pipe in ready:
                     ending = runner.take()
-                elif time.monotonic() > runner.deadline + seconds:
+                elif time.monotonic() > runner.begun + seconds:
                     ending = runner.restart(TIMEOUT, f"no end within {seconds:g} s")
                 else:
                     continue
@@ -57,10 +58,10 @@ def endings(
 
 
 class _Runner:
-    """One process and the case that it has."""
+    """One process, and the case that runs in it."""
 
-    def __init__(self, maker: Maker, given: Any) -> None:
-        self._start = (maker, given)
+    def __init__(self, maker: Maker, inputs: Any) -> None:
+        self._start = (maker, inputs)
         self._number: int | None = None
         self._spawn()
 
@@ -69,36 +70,40 @@ class _Runner:
         return self._number is not None
 
     def give(self, numbers: Iterator[int]) -> bool:
-        """Begin the next case; False if there is none."""
+        """Begin the next case; return False if there is none."""
         self._number = next(numbers, None)
         if self._number is None:
             return False
         self._begun = time.monotonic() + (0 if self._ready else _START_SECONDS)
-        with contextlib.suppress(OSError):  # it died without a case; reading finds out
+        # A process that has died between two cases is noticed when its pipe is read.
+        with contextlib.suppress(OSError):
             self.pipe.send(self._number)
         return True
 
     @property
-    def deadline(self) -> float:
-        """When the case began; later for a process that has still to start."""
+    def begun(self) -> float:
+        """When the case began (monotonic clock).
+
+        For a process that has still to start it is the time by which it must have done so.
+        """
         return self._begun
 
     def take(self) -> Ending | None:
-        """What the process says: None when it has only just started."""
+        """Read what the process says: how the case ended, or None if it has only just started."""
         try:
-            said = self.pipe.recv()
+            message = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
             return self.restart(CRASH, f"exit status {self._process.exitcode}")
-        if said == _READY:
+        if message == _READY:
             self._ready, self._begun = True, time.monotonic()
             return None
-        assert isinstance(said, Ending)
+        assert isinstance(message, Ending)
         self._number = None
-        return said
+        return message
 
     def restart(self, outcome: str, reason: str) -> Ending:
-        """A new process; the case of the old one has ended so."""
+        """Kill the process, start another, and return this as the ending of the case."""
         number = self._number
         assert number is not None
         self.stop()
@@ -112,17 +117,18 @@ class _Runner:
 
     def _spawn(self) -> None:
         context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(*self._start, theirs), daemon=True)
+        self.pipe, child_end = context.Pipe()
+        self._process = context.Process(target=_run, args=(*self._start, child_end), daemon=True)
         self._process.start()
-        theirs.close()
+        child_end.close()
         self._ready = False
         self._number = None
         self._begun = 0.0
 
 
-def _run(maker: Maker, given: Any, pipe: Connection) -> None:
-    case = maker(given)
+def _run(maker: Maker, inputs: Any, pipe: Connection) -> None:
+    """Run the cases whose numbers come through the pipe, until it is closed."""
+    case = maker(inputs)
     pipe.send(_READY)
     while True:
         try:

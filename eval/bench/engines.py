@@ -1,4 +1,8 @@
-"""`python -m eval bench`: embeddings of 10 s in memory on every engine, beside the plain way."""
+"""`embedder bench engines`: how fast and how exact each engine embeds clips of 10 s in memory.
+
+Every engine is compared with the published procedure (eval.bench.plain). A "way" is an engine's
+name, or PLAIN for that procedure.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from embedder.process import available_cores
 from eval.bench.material import SECONDS, random_model
 from eval.bench.memory import peak_megabytes
 from eval.bench.plain import PlainEmbedder
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 from eval.training.console import say
 
 MODELS: Final = ("mn04_as", "mn10_as", "dymn04_as", "dymn10_as", "fmn10+tf-256_strong")
@@ -29,14 +33,14 @@ ENGINES: Final = ("eager", "torch", "openvino", "openvino-bf16")
 CARD_ENGINES: Final = ("eager", "torch", "cuda")
 PLAIN: Final = "plain"
 
-TURN_SECONDS: Final = 0.3  # in which a way runs, at least once, before it is the next one's turn
+TURN_SECONDS: Final = 0.3  # a turn of one way lasts so long, and at least one run
 
-Job = Callable[[Tensor], Tensor]
+Procedure = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line's worth of work."""
+    """What is measured in every way: a model, a job, and how many clips and threads."""
 
     model: str
     job: str  # "scene" or "timestamps"
@@ -45,13 +49,13 @@ class Case:
 
 
 def noise(model: AudioEmbedder, batch: int) -> Tensor:
-    """Clips [B, S] of SECONDS."""
+    """Return clips [B, S] of SECONDS, of uniform noise."""
     generator = torch.Generator().manual_seed(0)
     return 0.2 * torch.rand(batch, round(SECONDS * model.sample_rate), generator=generator) - 0.1
 
 
-def way_of(model: AudioEmbedder, job: str, name: str) -> Job:
-    """One way to do one job."""
+def way_of(model: AudioEmbedder, job: str, name: str) -> Procedure:
+    """Return a function that does a job in this way: [B, S] -> [B, D] or [B, T, D]."""
     if name == PLAIN:
         plain = PlainEmbedder(model)
         return plain.scene if job == "scene" else plain.timestamps
@@ -60,7 +64,7 @@ def way_of(model: AudioEmbedder, job: str, name: str) -> Job:
 
 
 class Contender:
-    """One way in a process of its own: its allocator and its threads disturb nobody."""
+    """A process that does a case in one way; allocators and threads of others do not disturb it."""
 
     def __init__(self, case: Case, way: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -70,12 +74,12 @@ class Contender:
         other.close()
 
     def seconds(self) -> float:
-        """Of one run: the median of a turn, after a run that does not count."""
+        """Take a turn: after one run that does not count, return the median time of the others."""
         self._pipe.send(True)
         return float(self._pipe.recv())
 
     def finish(self) -> tuple[Tensor, float]:
-        """The result, and MiB of memory that the process held at most."""
+        """End the process; return its result and its largest resident memory [MiB]."""
         self._pipe.send(False)
         result, megabytes = self._pipe.recv()
         self._process.join()
@@ -83,6 +87,7 @@ class Contender:
 
 
 def _contend(pipe: Connection, case: Case, way: str) -> None:
+    """Take a turn whenever True comes through the pipe; at False, send the result and end."""
     torch.set_num_threads(case.threads)
     model = random_model(case.model)
     if torch.cuda.is_available():
@@ -96,15 +101,18 @@ def _contend(pipe: Connection, case: Case, way: str) -> None:
     pipe.send((result.cpu().numpy(), peak_megabytes()))
 
 
-def measure(case: Case, engines: Sequence[str], rounds: int) -> list[Row]:
-    """Every way in turn, again and again: medians in ms a clip, ratios, errors, memory."""
+def measure(case: Case, engines: Sequence[str], rounds: int) -> list[TableRow]:
+    """Measure a case in every way, in turns: times, ratios, errors, memory.
+
+    An error is the norm of the difference to the plain result, relative to that result's norm.
+    """
     contenders = {way: Contender(case, way) for way in (PLAIN, *engines)}
-    found: dict[str, list[float]] = {way: [] for way in contenders}
+    turns: dict[str, list[float]] = {way: [] for way in contenders}
     for _ in range(rounds):
         for way, contender in contenders.items():
-            found[way].append(contender.seconds())
+            turns[way].append(contender.seconds())
     ends = {way: contender.finish() for way, contender in contenders.items()}
-    medians = {way: statistics.median(seconds) for way, seconds in found.items()}
+    medians = {way: statistics.median(seconds) for way, seconds in turns.items()}
     exact = ends[PLAIN][0].double()
     return [
         {
@@ -138,13 +146,13 @@ def bench(
     engines = engine or list(CARD_ENGINES if torch.cuda.is_available() else ENGINES)
     rows = []
     for case in _cases(model, job, batch, threads or sorted({1, available_cores()})):
-        found = measure(case, engines, rounds)
-        for row in found:
+        case_rows = measure(case, engines, rounds)
+        for row in case_rows:
             say(
                 f"{case.model} {case.job} {case.batch} {case.threads} {row['way']}: "
                 f"{row['ms a clip']:.1f} ms, {row['times faster']:.1f}x, {row['error']:.0e}"
             )
-        rows += found
+        rows += case_rows
     typer.echo(report(rows, out))
 
 
@@ -158,14 +166,14 @@ def _cases(
                     yield Case(model, job, batch, count)
 
 
-def _turn(way: Job, wave: Tensor) -> list[float]:
+def _turn(way: Procedure, wave: Tensor) -> list[float]:
     seconds: list[float] = []
     while sum(seconds) < TURN_SECONDS:
         seconds.append(_timed(way, wave))
     return seconds
 
 
-def _timed(way: Job, wave: Tensor) -> float:
+def _timed(way: Procedure, wave: Tensor) -> float:
     started = time.perf_counter()
     way(wave)
     if wave.is_cuda:

@@ -1,4 +1,4 @@
-"""FLAC files of one constant value: ten minutes take four kilobytes."""
+"""Writes FLAC files of one constant value: ten minutes take four kilobytes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Final
 
 LARGEST_BLOCK: Final = 65_535
 _HEADER: Final = 0xFFF8
-_SIXTEEN_BITS_OF_SIZE: Final = 7  # the block's size follows the header in 16 bits
-_SIXTEEN_BIT_SAMPLES: Final = 4
-_CRC8: Final = 0x07
+_SIXTEEN_BITS_OF_SIZE: Final = 7  # code for: the size of the block follows in 16 bits
+_SIXTEEN_BIT_SAMPLES: Final = 4  # code for the sample format
+_CRC8: Final = 0x07  # polynomials of the two checksums
 _CRC16: Final = 0x8005
 
 
 def constant(
     blocks: int, rate: int, value: int = 0, channels: int = 1, block: int = LARGEST_BLOCK
 ) -> bytes:
-    """16-bit FLAC of so many blocks of `block` samples, each of which has this value."""
+    """Return 16-bit FLAC: so many blocks of `block` samples, all of which have this value."""
     subframes = (b"\0" + struct.pack(">h", value)) * channels
     frames = (_frame(number, block, channels, subframes) for number in range(blocks))
     return b"".join([b"fLaC", _stream_info(blocks * block, rate, channels, block), *frames])
 
 
 def seconds(length: float, rate: int, value: int = 0) -> bytes:
-    """About so many seconds in the largest blocks."""
+    """Return FLAC of about so many seconds, in the largest blocks."""
     return constant(round(length * rate / LARGEST_BLOCK), rate, value)
 
 
 def _stream_info(samples: int, rate: int, channels: int, block: int) -> bytes:
-    facts = rate << 44 | (channels - 1) << 41 | 15 << 36 | samples
-    body = struct.pack(">HH", block, block) + bytes(6) + facts.to_bytes(8, "big") + bytes(16)
+    # 20 bits of sample rate, 3 of channels, 5 of bits a sample, 36 of the number of samples.
+    packed = rate << 44 | (channels - 1) << 41 | 15 << 36 | samples
+    body = struct.pack(">HH", block, block) + bytes(6) + packed.to_bytes(8, "big") + bytes(16)
     return b"\x80" + len(body).to_bytes(3, "big") + body
 
 
@@ -42,7 +43,7 @@ def _frame(number: int, block: int, channels: int, subframes: bytes) -> bytes:
 
 
 def _utf8(number: int) -> bytes:
-    """UTF-8 as FLAC extends it: also of surrogates, up to 31 bits."""
+    """Encode a number of up to 31 bits as FLAC does: UTF-8, surrogates included."""
     if number < 0x80:
         return bytes([number])
     tail = []

@@ -1,4 +1,4 @@
-"""`python -m eval fuzz`: mutated files, over the library, a server, and as checkpoints."""
+"""`embedder bench fuzz`: mutated files are decoded, posted to a server, or loaded as models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from eval.bench.material import FORMATS, clip, encoded, random_model, write_chec
 from eval.bench.report import report
 from eval.bench.tally import Tally
 
-SECONDS: Final = {"library": 30.0, "http": 90.0, "checkpoints": 60.0}  # of one case
+SECONDS: Final = {"library": 30.0, "http": 90.0, "checkpoints": 60.0}  # limit of one case
 DETECTOR: Final = "fmn04_strong"
 _PROBED_TAP, _PROBED_SIZE = "mel", 128
 _NO_SOUND: Final = (".json", ".md", ".txt", ".csv")
@@ -46,7 +46,7 @@ def fuzz(
 ) -> None:
     """Count how mutated files end; exit code 1 if any ends badly."""
     counts = {"library": files, "http": requests, "checkpoints": checkpoints}
-    plan = Plan(seed, processes or available_cores(), tree and tree.resolve(), keep)
+    plan = FuzzPlan(seed, processes or available_cores(), tree and tree.resolve(), keep)
     with tempfile.TemporaryDirectory() as name:
         sounds = _files(seeds) or _made_sounds(Path(name))
         tallies = [
@@ -64,8 +64,12 @@ def fuzz(
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Which cases are tried, by how many processes, on which server; where bad files go."""
+class FuzzPlan:
+    """Which cases are tried, by how many processes, and on which server.
+
+    `first` is the number of the first case, `tree` the server's source tree (None: this
+    installation), `keep` the folder for files that ended badly.
+    """
 
     first: int
     processes: int
@@ -73,12 +77,12 @@ class Plan:
     keep: Path
 
     def tally(self, road: str, count: int, sounds: Sequence[Path], folder: Path) -> Tally:
-        """Try so many cases on one road."""
+        """Try so many cases on one road (see eval.bench.roads)."""
         if road == "http":
             launch = Launch({}, self.tree, folder / "cache", folder / "log")
             with server(launch) as running:
-                given = roads.Given(sounds, running.port)
-                tally = self._counted(road, roads.http, given, count)
+                inputs = roads.FuzzInputs(sounds, running.port)
+                tally = self._counted(road, roads.http, inputs, count)
                 status = running.child.poll()
                 if status is not None:
                     tally.add(Ending(self.first, "CRASH", f"the server ended: status {status}"))
@@ -86,22 +90,22 @@ class Plan:
                 shutil.copy(folder / "log", self.keep / "server.log")
             return tally
         if road == "library":
-            return self._counted(road, roads.library, roads.Given(sounds), count)
+            return self._counted(road, roads.library, roads.FuzzInputs(sounds), count)
         seeds = _made_checkpoints(folder)
-        return self._counted(road, roads.checkpoints, roads.Given(seeds), count)
+        return self._counted(road, roads.checkpoints, roads.FuzzInputs(seeds), count)
 
-    def _counted(self, road: str, maker: Maker, given: roads.Given, count: int) -> Tally:
-        tally = Tally(road, given, self.keep)
+    def _counted(self, road: str, maker: Maker, inputs: roads.FuzzInputs, count: int) -> Tally:
+        tally = Tally(road, inputs, self.keep)
         started = time.perf_counter()
         numbers = range(self.first, self.first + count)
-        for ending in endings(maker, given, numbers, self.processes, SECONDS[road]):
+        for ending in endings(maker, inputs, numbers, self.processes, SECONDS[road]):
             tally.add(ending)
         tally.seconds = time.perf_counter() - started
         return tally
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
-    """All files of some folders that hold sound, or are meant to break what expects it."""
+    """Return all files of some folders but those that hold text."""
     for folder in folders:
         if not folder.is_dir():
             raise BadRequest(f"no folder {str(folder)!r}; name folders of sound files")
@@ -110,7 +114,7 @@ def _files(folders: Sequence[Path]) -> list[Path]:
 
 
 def _made_sounds(folder: Path) -> list[Path]:
-    """A second of noise in every format that can be written here."""
+    """Write a second of noise in every format of FORMATS."""
     paths = []
     for kind in FORMATS:
         paths.append(folder / f"noise.{kind}")
@@ -119,7 +123,7 @@ def _made_sounds(folder: Path) -> list[Path]:
 
 
 def _made_checkpoints(folder: Path) -> list[Path]:
-    """Random models as both kinds of files, and a probe on one of them."""
+    """Write a random model in both formats, a probe on it, and a detector."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""A server as a child process, with its default settings: of this installation or another tree."""
+"""Starts a server as a child process, from this installation or from another source tree."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from embedder.children import import_path
 from embedder.errors import BadRequest
 from embedder.extras import require
 
-START_SECONDS: Final = 300.0  # on a busy machine
+START_SECONDS: Final = 300.0  # a busy machine needs long
 STOP_SECONDS: Final = 60.0
 _PREFIX: Final = "EMBEDDER_"
 _KEPT: Final = ("EMBEDDER_WEIGHTS_DIR",)  # where weights lie is no setting of the server
 
 
 def psutil() -> Any:
-    """The module psutil, or BadRequest with the remedy."""
+    """Return the module psutil; BadRequest says how to install it."""
     require("psutil")
     import psutil  # type: ignore[import-untyped]
 
@@ -36,7 +36,11 @@ def psutil() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a server starts: EMBEDDER_ settings by name, the source tree, its cache, its log."""
+    """How a server is started.
+
+    `settings` are EMBEDDER_ variables without the prefix; `tree` is the source tree, `cache` the
+    folder of caches, `log` the file for its output. None is the default.
+    """
 
     settings: Mapping[str, str] = field(default_factory=dict)
     tree: Path | None = None
@@ -44,7 +48,7 @@ class Launch:
     log: Path | None = None
 
     def environment(self, port: int) -> dict[str, str]:
-        """The child's environment: ours, without any other setting of the server."""
+        """Return the child's environment: ours, but with no settings except those given here."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -52,9 +56,9 @@ class Launch:
         }
         settings = {"PORT": str(port), "DEVICE": "cpu", **self.settings}
         named = {f"{_PREFIX}{name}": value for name, value in settings.items()}
-        places = {"PYTHONPATH": self.tree, "XDG_CACHE_HOME": self.cache}
+        folders = {"PYTHONPATH": self.tree, "XDG_CACHE_HOME": self.cache}
         kept |= import_path()
-        return kept | named | {name: str(path) for name, path in places.items() if path}
+        return kept | named | {name: str(path) for name, path in folders.items() if path}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,11 @@ class Running:
 
     @property
     def process(self) -> Any:
-        """The process as psutil knows it."""
+        """The server's process, as an object of psutil."""
         return psutil().Process(self.child.pid)
 
     def stop(self, seconds: float = STOP_SECONDS) -> int:
-        """Send SIGTERM, wait, and return the exit status; whatever stays is killed."""
+        """Send SIGTERM, wait, and return the exit status; kill what still runs after `seconds`."""
         children = self._children()
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
@@ -93,7 +97,7 @@ class Running:
 
 @contextmanager
 def server(launch: Launch) -> Iterator[Running]:
-    """A server that is ready; it ends with the context."""
+    """Start a server, wait until it is ready, and stop it when the context ends."""
     running = start(launch)
     try:
         await_ready(running)
@@ -103,7 +107,7 @@ def server(launch: Launch) -> Iterator[Running]:
 
 
 def start(launch: Launch) -> Running:
-    """A server that has just been started, not ready yet."""
+    """Start a server; do not wait until it is ready."""
     psutil()
     port = free_port()
     output = subprocess.DEVNULL if launch.log is None else launch.log.open("wb")
@@ -138,7 +142,7 @@ def await_ready(running: Running, seconds: float = START_SECONDS) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
+    """Return a port of the loopback interface that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

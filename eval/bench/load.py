@@ -1,4 +1,4 @@
-"""Clients of the server, in a process of their own: raw HTTP over sockets kept open."""
+"""Clients that send WAV files to a server: raw HTTP over connections that stay open."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Final
 
 from eval.bench.material import RATE, clip, encoded
 
-_TAIL: Final = struct.Struct("<Q")  # the last four samples of a WAV
-_SOUNDS: Final = 8
+_TAIL: Final = struct.Struct("<Q")  # the last four samples of a WAV, changed in each request
+_SOUNDS: Final = 8  # different clips
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent: WAVs of so many seconds over so many connections, all alike or none."""
+    """What is sent: so many WAV files, over so many connections at once.
+
+    If `alike`, all files are the same; if not, no two are.
+    """
 
     port: int
     seconds: float
@@ -29,7 +32,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """How it went: when answers came and how long each took, sorted; seconds of this process."""
+    """When answers ended, how long each took (both in seconds, sorted), and our processor time."""
 
     ends: list[float]
     latencies: list[float]
@@ -38,33 +41,33 @@ class Answers:
 
     @property
     def pace(self) -> float:
-        """Seconds from one answer to the next while all connections wait for one.
+        """Seconds from one answer to the next while every connection waits for an answer.
 
-        Without the first of each, which meet an idle server, and without the last.
+        The first and the last answer of each connection are left out: then the server is not full.
         """
         full = self.ends[self.connections : len(self.ends) - self.connections + 1]
         return (full[-1] - full[0]) / (len(full) - 1)
 
     @property
     def cpu_each(self) -> float:
-        """Seconds of this process an answer."""
+        """Processor time of the clients for one answer, in seconds."""
         return self.cpu / len(self.latencies)
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which so many answers came."""
+        """Return the seconds within which so many percent of the answers came."""
         count = len(self.latencies)
         return self.latencies[min(count - 1, int(count * percent / 100))]
 
 
 def send(load: Load) -> Answers:
-    """Send all requests, each connection one after the other."""
+    """Send all requests; each connection sends its next one when it has its answer."""
     return asyncio.run(_send(load))
 
 
 async def _send(load: Load) -> Answers:
     clips = [clip(seed, load.seconds, load.rate) for seed in range(_SOUNDS)]
     sounds = [encoded(wave, "wav", load.rate) for wave in clips]
-    numbers = itertools.count(time.time_ns())  # no two runs send the same
+    numbers = itertools.count(time.time_ns())  # files differ from those of earlier runs, too
     queue = iter(range(load.requests))
     ends: list[float] = []
     latencies: list[float] = []
@@ -89,6 +92,7 @@ async def _send(load: Load) -> Answers:
 
 
 async def _answered(reader: asyncio.StreamReader) -> None:
+    """Read one answer; RuntimeError if its status is not 200."""
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))

@@ -1,4 +1,4 @@
-"""What the benchmarks work on: random clips, random weights."""
+"""Makes what the benchmarks work on: random clips, files of them, models of random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATE: Final = 32_000
 
 
 class _Format(NamedTuple):
-    """What makes a file: container, codec, sample format, layout, options of the codec."""
+    """How libav writes a file: container, codec, sample format, layout, options of the codec."""
 
     container: str
     codec: str
@@ -38,7 +38,10 @@ FORMATS: Final[Mapping[str, _Format]] = {
 
 
 def clip(seed: int, seconds: float = SECONDS, rate: int = RATE) -> NDArray[np.float32]:
-    """Pink noise [S], another one a seed: for codecs more like music than white noise is."""
+    """Make pink noise [S], another for each seed.
+
+    To a codec it is more like music than white noise.
+    """
     rng = np.random.default_rng(seed)
     white = np.fft.rfft(rng.normal(size=round(seconds * rate)))
     wave = np.fft.irfft(white / np.sqrt(np.arange(len(white)) + 1))
@@ -46,7 +49,7 @@ def clip(seed: int, seconds: float = SECONDS, rate: int = RATE) -> NDArray[np.fl
 
 
 def encoded(wave: NDArray[np.float32], kind: str, rate: int = RATE) -> bytes:
-    """Mono samples [S] as a file of one of FORMATS."""
+    """Encode mono samples [S] as a file of one of FORMATS."""
     form = FORMATS[kind]
     channels = 2 if form.layout == "stereo" else 1
     data = np.repeat(wave[None], channels, 0)
@@ -65,7 +68,7 @@ def encoded(wave: NDArray[np.float32], kind: str, rate: int = RATE) -> bytes:
 
 
 def wav_head(size: int) -> bytes:
-    """What stands before so many bytes of mono 16-bit samples in a WAV file."""
+    """Return the header of a WAV file with `size` bytes of mono 16-bit samples at RATE."""
     form = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
     return b"RIFF%bWAVEfmt %b%bdata%b" % (
         struct.pack("<I", size + 36),
@@ -76,7 +79,10 @@ def wav_head(size: int) -> bytes:
 
 
 def random_model(name: str) -> AudioEmbedder:
-    """Random weights, and BatchNorms that do something: as slow as trained ones, and as exact."""
+    """Build a model of random weights whose BatchNorms are not trivial.
+
+    It is as slow, and rounds as much, as a trained one.
+    """
     import torch
     from torch import nn
 
@@ -95,7 +101,7 @@ def random_model(name: str) -> AudioEmbedder:
 
 
 def write_checkpoint(name: str, folder: Path) -> Path:
-    """A random model as a self-describing checkpoint."""
+    """Write `random_model` as a self-describing checkpoint."""
     from embedder import checkpoints
 
     model = random_model(name)

@@ -1,6 +1,7 @@
-"""A Matroska file that takes libav minutes to open: its index lists a million times backwards.
+"""Writes a Matroska file that libav needs minutes to open.
 
-Every entry is put in front of all that came before, which are moved for it.
+Its index lists a million points in time, the last first. libav keeps them sorted: it puts each in
+front of all those before, and moves all of them to do so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _RATE: Final = 8_000
 
 
 def backwards(points: int) -> bytes:
-    """One second of 16-bit silence behind an index of so many points, the last one first."""
+    """Return one second of 16-bit silence, after an index of so many points, the last first."""
     info = _element(0x1549A966, _element(0x2AD7B1, _number(1_000_000)))
     cues = _element(0x1C53BB6B, b"".join(map(_point, range(points, 0, -1))))
     samples = _element(0xA3, b"\x81\0\0\x80" + bytes(2 * _RATE))
@@ -33,12 +34,12 @@ def _track() -> bytes:
 
 
 def _point(time: int) -> bytes:
-    where = _element(0xF7, b"\1") + _element(0xF1, b"\1")
-    return _element(0xBB, _element(0xB3, _number(time)) + _element(0xB7, where))
+    position = _element(0xF7, b"\1") + _element(0xF1, b"\1")
+    return _element(0xBB, _element(0xB3, _number(time)) + _element(0xB7, position))
 
 
 def _element(identity: int, body: bytes) -> bytes:
-    """Its identity, its size in as few bytes as two ways allow, its body."""
+    """Return an element: its identity, its size (in 1 byte or in 8), and its body."""
     name = identity.to_bytes((identity.bit_length() + 7) // 8, "big")
     if len(body) < 127:
         return name + bytes([0x80 | len(body)]) + body

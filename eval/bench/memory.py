@@ -1,4 +1,4 @@
-"""What a process has held at most."""
+"""The largest memory that this process has had."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def peak_megabytes() -> float:
-    """Largest resident memory of this process [MiB].
+    """Return the largest resident memory of this process [MiB].
 
-    Not `getrusage`: after `exec` that still counts what the parent held.
+    `getrusage` would be wrong: after `exec` it still counts the memory of the parent.
     """
     status = Path("/proc/self/status").read_text("ascii")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) / 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match
+    return int(match[1]) / 1024

@@ -1,4 +1,7 @@
-"""Mixed requests: lengths, models, taps, kinds, formats, what is cached, broken or given up."""
+"""Clients that send mixed requests: many lengths, models, taps, kinds and formats.
+
+Some files were sent before (the cache has them), some are damaged, some requests are given up.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from eval.bench.mutation import mutated
 from eval.bench.wire import exchange, hang_up, request
 
 SHORTEST, LONGEST = 0.05, 30.0  # seconds
-_PREPARED: Final = 24  # files that come again and again: the cache has them
+_PREPARED: Final = 24  # files that are sent again and again, so that the cache has them
 _SAMPLE_BYTES: Final = 2
 _TAPS: Final = ("", "&taps=mel", "&taps=b5,b13", "&taps=mel,b5,b11,b13", "&taps=clf1")
 _ACCEPT: Final = ("application/json", "application/json", "application/x-npy", "application/x-npz")
@@ -30,12 +33,12 @@ _PATHS: Final = (
     "/tags?top_k=5",
     "/tags?kind=timestamps&window_ms=2000&hop_ms=1000",
 )
-# What a request sends, and how often.
+# Kinds of requests, and how many of a hundred are of each.
 _KINDS: Final = {"fresh": 70, "cached": 15, "openai": 5, "broken": 5, "given up": 5}
 
 
-class Material:
-    """Sounds to cut from, and files that are sent as they are."""
+class MixedSounds:
+    """Makes the files that are sent: new ones, repeated ones and damaged ones."""
 
     def __init__(self) -> None:
         draw = random.Random(0)
@@ -47,7 +50,7 @@ class Material:
         ]
 
     def sound(self, draw: random.Random, kind: str) -> bytes:
-        """A file: another one each time, one that came before, or a damaged one."""
+        """Return a file for a kind of request: repeated, damaged, or else a new WAV file."""
         if kind == "cached":
             return draw.choice(self._files)
         if kind == "broken":
@@ -58,18 +61,21 @@ class Material:
 
 
 @dataclass(slots=True)
-class Load:
-    """A few clients, each of which sends its next request when the last one is answered."""
+class MixedLoad:
+    """Clients, each of which sends its next request when the last is answered.
+
+    `counts` are the answers by `Reply.name`; `models` are the names that the server knows.
+    """
 
     port: int
     models: Sequence[str]
-    detector: str  # the one of them that finds events
+    detector: str  # a model that finds events
     seed: int = 0
-    material: Material = field(default_factory=Material)
+    sounds: MixedSounds = field(default_factory=MixedSounds)
     counts: Counter[str] = field(default_factory=Counter)
 
     async def run(self, clients: int, seconds: float) -> None:
-        """Send for so long."""
+        """Let so many clients send for so many seconds."""
         deadline = time.monotonic() + seconds
         await asyncio.gather(*(self._client(number, deadline) for number in range(clients)))
 
@@ -77,7 +83,7 @@ class Load:
         draw = random.Random(f"{self.seed} {number}")
         while time.monotonic() < deadline:
             kind = draw.choices(list(_KINDS), list(_KINDS.values()))[0]
-            sound = self.material.sound(draw, kind)
+            sound = self.sounds.sound(draw, kind)
             data = self._request(draw, kind, sound)
             if kind == "given up":
                 await hang_up(self.port, [data], draw.uniform(0, 0.2))
@@ -98,5 +104,5 @@ class Load:
 
 
 def _length(draw: random.Random) -> float:
-    """Seconds: as many short ones as long ones, by their logarithm."""
+    """Draw a length in seconds, uniform in its logarithm."""
     return math.exp(draw.uniform(math.log(SHORTEST), math.log(LONGEST)))

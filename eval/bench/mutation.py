@@ -1,4 +1,4 @@
-"""Mutations of files: the same number makes the same bytes, on every machine."""
+"""Mutations of files: a number always makes the same bytes, on every machine."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-_HEADER_BYTES: Final = 512  # bytes in which most of a file's claims stand
+_HEADER_BYTES: Final = 512  # most numbers that describe a file stand in its first bytes
 _LARGEST: Final = 4 << 20  # longer seeds are cut: mutating must not take longer than decoding
-# Numbers that parsers trip over: nothing, one, the largest of each width, signs, powers of two.
+# Numbers that parsers often fail on: 0, 1, the largest of each width, sign bits, powers of two.
 _NUMBERS: Final = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000)
-_LENGTH: Final = struct.Struct("<Q")  # in front of the JSON header of safetensors
+_LENGTH: Final = struct.Struct("<Q")  # safetensors begin with the length of their JSON header
 
 Seeds = Sequence[bytes]
 
 
 def mutated(seeds: Seeds, number: int, kinds: Sequence[str] = ()) -> bytes:
-    """Mutation `number` of some seeds, by one to three of these kinds; default: any but of JSON."""
+    """Return mutation `number` of some seeds.
+
+    One to three mutations of these kinds are applied to one of the seeds; default: all of GENERAL.
+    """
     draw = random.Random(number)
     data = bytearray(draw.choice(seeds)[:_LARGEST])
     for kind in draw.choices(kinds or GENERAL, k=draw.choice((1, 1, 1, 2, 3))):
@@ -48,24 +51,24 @@ def _remove(draw: random.Random, data: bytearray, _: Seeds) -> bytearray:
 
 
 def _lie(draw: random.Random, data: bytearray, _seeds: Seeds) -> bytearray:
-    """Other numbers in the header, of one to eight bytes, in either order."""
+    """Change some numbers in the header, of one to eight bytes, in either byte order."""
     for _ in range(draw.randint(1, 4)):
         width = draw.choice((1, 2, 4, 8))
         number = draw.choice(_NUMBERS) & ((1 << 8 * width) - 1)
         number = number if draw.random() < 0.8 else draw.getrandbits(8 * width)
-        at = draw.randrange(min(_HEADER_BYTES, max(1, len(data) - width)))
-        data[at : at + width] = number.to_bytes(width, draw.choice(("little", "big")))
+        first = draw.randrange(min(_HEADER_BYTES, max(1, len(data) - width)))
+        data[first : first + width] = number.to_bytes(width, draw.choice(("little", "big")))
     return data
 
 
 def _splice(draw: random.Random, data: bytearray, seeds: Seeds) -> bytearray:
-    """The beginning of a file, the end of another."""
+    """Join the beginning of this file and the end of another."""
     other = draw.choice(seeds)[:_LARGEST]
     return data[: draw.randrange(len(data) + 1)] + other[draw.randrange(len(other) + 1) :]
 
 
 def _noise(draw: random.Random, data: bytearray, _: Seeds) -> bytearray:
-    """Random bytes in place of a piece, or behind the first few bytes."""
+    """Put random bytes in place of a piece, or of all but the first few bytes."""
     first, last = _range(draw, data)
     if draw.random() < 0.2:
         first, last = min(draw.randrange(64), len(data)), len(data)
@@ -74,13 +77,13 @@ def _noise(draw: random.Random, data: bytearray, _: Seeds) -> bytearray:
 
 
 def _json_header(draw: random.Random, data: bytearray, _: Seeds) -> bytearray:
-    """Another value, or none, somewhere in the header of a safetensors file."""
+    """Change, remove or rename a value in the JSON header of a safetensors file."""
     if len(data) < _LENGTH.size:
         return data
     (length,) = _LENGTH.unpack(data[: _LENGTH.size])
     try:
         header = json.loads(data[_LENGTH.size : _LENGTH.size + length])
-    except ValueError:  # mutated before
+    except ValueError:  # an earlier mutation has damaged the header
         return data
     new = json.dumps(_altered(draw, header)).encode()
     return bytearray(_LENGTH.pack(len(new)) + new) + data[_LENGTH.size + length :]
@@ -93,7 +96,7 @@ _VALUES: Final[tuple[Any, ...]] = (
 
 
 def _altered(draw: random.Random, value: Any) -> Any:
-    """JSON with one leaf or branch replaced, removed or doubled; JSON within strings, too."""
+    """Return JSON with one value replaced, removed or doubled, also in JSON inside a string."""
     if isinstance(value, str) and value.startswith("{"):
         try:
             return json.dumps(_altered(draw, json.loads(value)))
@@ -103,8 +106,8 @@ def _altered(draw: random.Random, value: Any) -> Any:
         key = "__metadata__" if "__metadata__" in value and draw.random() < 0.7 else ""
         return _altered_member(draw, value, key or draw.choice(list(value)))
     if isinstance(value, list) and value and draw.random() < 0.8:
-        at = draw.randrange(len(value))
-        return [*value[:at], _altered(draw, value[at]), *value[at + 1 :]]
+        index = draw.randrange(len(value))
+        return [*value[:index], _altered(draw, value[index]), *value[index + 1 :]]
     return draw.choice(_VALUES)
 
 
@@ -120,7 +123,7 @@ def _altered_member(draw: random.Random, value: dict[str, Any], key: str) -> dic
 
 
 def _range(draw: random.Random, data: bytearray) -> tuple[int, int]:
-    """A piece of at most 4 KiB."""
+    """Draw first and last index of a piece of at most 4 KiB."""
     first = draw.randrange(len(data) + 1)
     return first, min(len(data), first + draw.randrange(1, 1 << draw.randint(1, 12)))
 

@@ -1,8 +1,9 @@
-"""The published procedure, written down plainly: what every speed here is compared with.
+"""The published procedure without any optimisation: the benchmarks compare engines with it.
 
-One step after the other in eager torch: the mel bank made in every call, BatchNorm as it is, the
-network run to its end whatever is asked for, DyMN by grouped convolution over the batch, timestamps
-one window after the other (arXiv 2303.01879, section III; 2310.15648).
+It runs step by step in eager torch: the mel bank is made in every call, BatchNorm is not folded,
+the whole network runs whatever features are asked for, DyMN uses grouped convolution over the
+batch, and timestamps are computed one window after the other (arXiv 2303.01879, section III;
+2310.15648).
 
 Axes: B clips, S samples, M mel bands, F frames, D values, C channels, f frequency, t time.
 """
@@ -25,7 +26,7 @@ from embedder.windows import timestamp_plan
 
 
 class PlainEmbedder:
-    """A model's scene and timestamp embeddings, the published way."""
+    """Computes a model's scene and timestamp embeddings by the published procedure."""
 
     def __init__(self, model: AudioEmbedder) -> None:
         self.model = model
@@ -34,14 +35,14 @@ class PlainEmbedder:
 
     @torch.no_grad()
     def scene(self, wave: Tensor) -> Tensor:
-        """[B, S] of one window at most -> [B, D]."""
+        """Embed clips of at most one window: [B, S] -> [B, D]."""
         mel = log_mel(wave, self.model.frontend)
-        found = {MEL: mel.mean(-1), **self.backbone.features_by_name(mel, self.taps)}
-        return self.model.join(found)
+        features = {MEL: mel.mean(-1), **self.backbone.features_by_name(mel, self.taps)}
+        return self.model.join(features)
 
     @torch.no_grad()
     def timestamps(self, wave: Tensor) -> Tensor:
-        """[B, S] -> [B, T, D]."""
+        """Embed clips at T timestamps: [B, S] -> [B, T, D]."""
         plan = timestamp_plan(self.model.sample_rate)
         padded = functional.pad(wave[:, None], (plan.window // 2,) * 2, mode="reflect")[:, 0]
         starts = map(plan.start, range(plan.n_windows(wave.shape[1])))
@@ -49,7 +50,7 @@ class PlainEmbedder:
 
 
 def log_mel(wave: Tensor, frontend: LogMel) -> Tensor:
-    """[B, S] -> [B, M, F], of a whole batch at once."""
+    """Compute log-mels of a whole batch at once: [B, S] -> [B, M, F]."""
     cfg = frontend.config
     wave = wave[:, 1:] - PREEMPHASIS * wave[:, :-1]
     spectrum = torch.stft(
@@ -62,7 +63,7 @@ def log_mel(wave: Tensor, frontend: LogMel) -> Tensor:
 
 
 def grouped(backbone: Any) -> Any:
-    """A copy whose dynamic convolutions make groups of the batch."""
+    """Return a copy whose dynamic convolutions treat the batch as groups of one convolution."""
     network = copy.deepcopy(backbone)
     for module in network.modules():
         if isinstance(module, DynamicConv):
@@ -73,13 +74,19 @@ def grouped(backbone: Any) -> Any:
 
 
 def _block(block: DynamicBlock, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The whole batch at once, in the order of axes in which it comes: groups are channels."""
+    """Run a block on the whole batch at once, in the memory format in which it comes.
+
+    The batch lies in the channels there: each clip is a group of the convolution.
+    """
     context, forms = block.context_gen(x), Forms(*3 * [Form.KERNELS])
     return block.transform(x, block.dynamics(context, forms), forms), context.vector
 
 
 def _grouped_convolution(conv: DynamicConv, x: Tensor, kernels: Tensor, _: Form) -> Tensor:
-    """[B, I, f, t], [B, O, I/groups, k, k] -> [B, O, f', t']."""
+    """Convolve each clip with its kernels: [B, I, f, t], [B, O, I/groups, k, k] -> [B, O, f, t].
+
+    I and O are the channels before and after; k is the size of the kernels.
+    """
     clips = len(x)
     merged = x.reshape(1, -1, *x.shape[2:])
     padding = conv.shape[-1] // 2

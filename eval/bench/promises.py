@@ -1,4 +1,4 @@
-"""What a server promises besides bounded costs: each promise is asked of a fresh server."""
+"""What a server promises besides bounded costs; each promise is checked on a new server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from eval.bench.material import RATE, clip, encoded
 from eval.bench.wire import Reply, exchange, request
 
 CAPACITY: Final = 256  # EMBEDDER_MAX_REQUESTS by default
-HELD_SECONDS: Final = 10.0
-MORE_SECONDS: Final = 2.0  # in which the requests beyond the capacity come
-STARTS: Final = 8
-ASKED_AFTER_READY: Final = 40
-SMALL_SECONDS: Final = 20.0
+HELD_SECONDS: Final = 10.0  # length of the clips that fill the server
+MORE_SECONDS: Final = 2.0  # the requests beyond the capacity are sent within this time
+STARTS: Final = 8  # of a server with two workers
+ASKED_AFTER_READY: Final = 40  # requests to each of them
+SMALL_SECONDS: Final = 20.0  # small clips are sent for so long
 _PART: Final = b'Content-Disposition: form-data; name="file"; filename="a.wav"'
 
 
@@ -35,7 +35,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One row: its name, what is promised, how it is asked (counts times a scale)."""
+    """One row of the table: its name, what is promised, and the check.
+
+    A check gets how to start the server, and a scale that multiplies its counts.
+    """
 
     name: str
     bound: str
@@ -43,7 +46,7 @@ class Promise:
 
 
 def _refusals(launch: Launch, scale: float) -> Outcome:
-    """As many requests as a server takes, and twice as many more while it computes these."""
+    """Send as many requests as a server takes, and twice as many while it works on these."""
     capacity = _many(CAPACITY, scale)
     with server(replace(launch, settings={"MAX_REQUESTS": str(capacity)})) as running:
         held = [encoded(clip(seed, HELD_SECONDS), "flac") for seed in range(capacity)]
@@ -53,14 +56,17 @@ def _refusals(launch: Launch, scale: float) -> Outcome:
     times = sorted(reply.seconds for reply in replies if reply.status == 429)
     median, late = _quantile(times, 0.5), _quantile(times, 0.99)
     measured = ", ".join(f"{number}× {name}" for name, number in names.most_common())
-    only = set(names) <= {"200", "429"}
+    expected = set(names) <= {"200", "429"}
     return Outcome(
-        f"{measured}; 429 after p50 {median:.2f} s, p99 {late:.2f} s", only and late <= 0.2
+        f"{measured}; 429 after p50 {median:.2f} s, p99 {late:.2f} s", expected and late <= 0.2
     )
 
 
 async def _over_capacity(port: int, held: Sequence[bytes], more: Sequence[bytes]) -> list[Reply]:
-    """The second ones come one by one: the time to connect hundreds at once is the client's."""
+    """Send all of `held` at once, then each of `more` a little after the one before.
+
+    Were all sent at once, the client's time to open the connections would count as the server's.
+    """
     first = asyncio.create_task(_together(port, held))
     await asyncio.sleep(1)
     others = []
@@ -72,13 +78,14 @@ async def _over_capacity(port: int, held: Sequence[bytes], more: Sequence[bytes]
 
 
 async def _together(port: int, sounds: Sequence[bytes]) -> list[Reply]:
+    """Send all sounds at once."""
     return await asyncio.gather(
         *(exchange(port, [request(port, "/embed", sound)], 120) for sound in sounds)
     )
 
 
 def _small_beside_large(launch: Launch, scale: float) -> Outcome:
-    """Clips of half a second, one after the other, beside eight of ten minutes."""
+    """Send clips of half a second, one after the other, beside eight of ten minutes."""
     with server(launch) as running:
         times = sorted(asyncio.run(_beside(running.port, SMALL_SECONDS * scale)))
     median, late = _quantile(times, 0.5), _quantile(times, 0.99)
@@ -87,12 +94,13 @@ def _small_beside_large(launch: Launch, scale: float) -> Outcome:
 
 
 async def _beside(port: int, seconds: float) -> list[float]:
+    """Return how long each small clip took while eight clients sent large ones."""
     ended = time.monotonic() + seconds
 
     async def large(client: int) -> None:
         number = 0
         while time.monotonic() < ended:
-            number += 1  # a value that was not sent before: nothing comes from the cache
+            number += 1  # samples of a value not sent before: the cache has no answer
             sound = flac.seconds(LENGTH, RATE, 8 * number + client)
             await exchange(port, [request(port, "/embed", sound)], 120)
 
@@ -104,16 +112,16 @@ async def _beside(port: int, seconds: float) -> list[float]:
             times.append(reply.seconds)
         return times
 
-    many = [asyncio.create_task(large(client)) for client in range(8)]
+    clients = [asyncio.create_task(large(client)) for client in range(8)]
     times = await small()
-    for task in many:
+    for task in clients:
         task.cancel()
-    await asyncio.gather(*many, return_exceptions=True)
+    await asyncio.gather(*clients, return_exceptions=True)
     return times
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which this share of the others lies; 0 where there is none."""
+    """Return the value below which this share of the others lies; 0 if there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
@@ -127,7 +135,7 @@ def _exit_status(launch: Launch, _: float) -> Outcome:
 
 
 def _two_workers(launch: Launch, scale: float) -> Outcome:
-    """From the first 200 of /readyz on, no worker answers 503."""
+    """Check that, from the first 200 of /readyz on, no worker answers 503."""
     refused = 0
     starts = _many(STARTS, scale)
     for _ in range(starts):
@@ -141,17 +149,20 @@ def _two_workers(launch: Launch, scale: float) -> Outcome:
 def _asked(
     headers: dict[str, str], statuses: frozenset[int], form: bool = False
 ) -> Callable[[Launch, float], Outcome]:
-    """One upload with these headers, in a form or bare, and the statuses that are right."""
+    """Return a check that sends one upload with these headers and expects one of these statuses.
+
+    The upload is a form if `form`, else the bare file.
+    """
 
     def check(launch: Launch, _: float) -> Outcome:
         with server(launch) as running:
-            reply = asyncio.run(_one(running, headers, form))
+            reply = asyncio.run(_upload(running, headers, form))
         return Outcome(reply.name, reply.status in statuses)
 
     return check
 
 
-async def _one(running: Running, headers: dict[str, str], form: bool) -> Reply:
+async def _upload(running: Running, headers: dict[str, str], form: bool) -> Reply:
     body = encoded(clip(0, 0.1), "wav")
     if form:
         body = b"--b\r\n%b\r\n\r\n%b\r\n--b--\r\n" % (_PART, body)
@@ -159,6 +170,7 @@ async def _one(running: Running, headers: dict[str, str], form: bool) -> Reply:
 
 
 def _empty_key(launch: Launch, _: float) -> Outcome:
+    """Check that a server with an empty API key does not start."""
     running = start(replace(launch, settings={"API_KEY": ""}))
     try:
         await_ready(running)

@@ -1,4 +1,4 @@
-"""What a benchmark reports: its table, and the machine it ran on."""
+"""Reports of benchmarks: a table, and the machine that it was measured on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from embedder.process import available_cores
 
 LIBRARIES: Final = ("torch", "openvino", "av", "soxr", "numpy")
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 def machine() -> dict[str, str | int]:
-    """Date, processor, cores and versions."""
+    """Return the date, the processor, its cores, and the versions of Python and libraries."""
     facts: dict[str, str | int] = {
         "date": date.today().isoformat(),
         "processor": _processor(),
@@ -28,15 +28,15 @@ def machine() -> dict[str, str | int]:
     return facts | {library: _version(library) for library in LIBRARIES}
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """A table of rows that have the same keys."""
+def markdown(rows: Sequence[TableRow]) -> str:
+    """Return a Markdown table of rows, which all have the same keys."""
     titles = list(rows[0])
     lines = [titles, ["---"] * len(titles), *([_cell(row[key]) for key in titles] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def report(rows: Sequence[Row], out: Path | None, title: str | None = None) -> str:
-    """Title, machine and table as Markdown; the same as JSON in `out`."""
+def report(rows: Sequence[TableRow], out: Path | None, title: str | None = None) -> str:
+    """Return title, machine and table as Markdown; write the same as JSON to `out`."""
     facts = machine()
     parts = [", ".join(f"{key} {value}" for key, value in facts.items()), markdown(rows)]
     content: dict[str, Any] = {"machine": facts, "rows": rows}

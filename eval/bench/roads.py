@@ -1,4 +1,8 @@
-"""The roads that mutated files take: decoded here, loaded as checkpoints, or posted to a server."""
+"""The three ways ("roads") on which mutated files enter our code.
+
+A file is decoded by the library, loaded as a checkpoint, or posted to a server. Each road is a
+Maker of eval.bench.crashes.
+"""
 
 from __future__ import annotations
 
@@ -23,26 +27,27 @@ from eval.bench.wire import Reply, exchange, request
 Value = TypeVar("Value")
 
 RATE: Final = 32_000
-DECODER_MEMORY: Final = 1536 << 20  # address space, as a server's decoders have
-LOADER_MEMORY: Final = 8 << 30
+DECODER_MEMORY: Final = 1536 << 20  # bytes of address space, as a server's decoders have
+LOADER_MEMORY: Final = 8 << 30  # bytes of address space
+# How cases end: as they should, or not.
 FINE: Final = ("done", "typed error", "refused", "busy")
 BAD: Final = ("UNTYPED", "CRASH", "TIMEOUT", "5XX", "NO ANSWER")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What a road needs: its seeds, and the server's port where there is one."""
+class FuzzInputs:
+    """What a road needs: the files to mutate, and the server's port if it needs a server."""
 
     seeds: Sequence[Path]
     port: int = 0
 
 
-def library(given: Given) -> Case:
-    """Decode within a server's limits, in as much memory as one of its decoders has."""
+def library(inputs: FuzzInputs) -> Case:
+    """Make cases that decode a file with the limits and the memory of a server's decoder."""
     from embedder.audio.decode import HTTP_LIMITS, SHORT_BLOCK_SECONDS, load_audio, stream_audio
 
     _confine(DECODER_MEMORY)
-    seeds = [path.read_bytes() for path in given.seeds]
+    seeds = [path.read_bytes() for path in inputs.seeds]
 
     def decode(number: int) -> None:
         data = audio(seeds, number)
@@ -55,8 +60,8 @@ def library(given: Given) -> Case:
     return _case(decode)
 
 
-def checkpoints(given: Given) -> Case:
-    """Load as a model, and use the model where there is one."""
+def checkpoints(inputs: FuzzInputs) -> Case:
+    """Make cases that load a file as a model and, if that succeeds, tag a clip with it."""
     import torch
 
     from embedder.model import AudioEmbedder
@@ -64,12 +69,12 @@ def checkpoints(given: Given) -> Case:
     _confine(LOADER_MEMORY)
     torch.set_num_threads(1)
     folder = tempfile.TemporaryDirectory()
-    for seed in given.seeds:  # a probe looks for its model beside itself
+    for seed in inputs.seeds:  # a probe loads its model from its own folder
         shutil.copy(seed, folder.name)
     wave = torch.zeros(1, RATE // 10)
 
     def load(number: int, keep: tempfile.TemporaryDirectory[str] = folder) -> None:
-        suffix, data = checkpoint(given.seeds, number)
+        suffix, data = checkpoint(inputs.seeds, number)
         path = Path(keep.name, f"mutated{suffix}")
         path.write_bytes(data)
         if suffix == ".pt":
@@ -81,13 +86,13 @@ def checkpoints(given: Given) -> Case:
     return _case(load)
 
 
-def http(given: Given) -> Case:
-    """Post to a server, with a random query, random headers and a body that may be damaged."""
-    seeds = [path.read_bytes() for path in given.seeds]
+def http(inputs: FuzzInputs) -> Case:
+    """Make cases that post to a server: a random query, random headers, a damaged body or not."""
+    seeds = [path.read_bytes() for path in inputs.seeds]
 
     def post(number: int) -> Ending:
-        data = random_request(given.port, seeds, number)
-        reply = asyncio.run(exchange(given.port, [data], 60))
+        data = random_request(inputs.port, seeds, number)
+        reply = asyncio.run(exchange(inputs.port, [data], 60))
         path = data[: data.index(b"?")].decode()
         return Ending(number, _outcome(reply), f"{path}: {reply.name}")
 
@@ -95,12 +100,12 @@ def http(given: Given) -> Case:
 
 
 def audio(seeds: Sequence[bytes], number: int) -> bytes:
-    """The bytes of a case of `library`."""
+    """Return the bytes of a case of `library`."""
     return mutated(seeds, number)
 
 
 def checkpoint(seeds: Sequence[Path], number: int) -> tuple[str, bytes]:
-    """The suffix and bytes of a case of `checkpoints`."""
+    """Return the suffix and the bytes of a case of `checkpoints`."""
     path = seeds[number % len(seeds)]
     structured = path.suffix == ".safetensors" and number % 8 < 6
     kinds = HEADER if structured else GENERAL
@@ -108,7 +113,7 @@ def checkpoint(seeds: Sequence[Path], number: int) -> tuple[str, bytes]:
 
 
 def random_request(port: int, seeds: Sequence[bytes], number: int) -> bytes:
-    """The whole request of a case of `http`."""
+    """Return the whole request of a case of `http`."""
     draw = random.Random(f"request {number}")
     sound = audio(seeds, number) if draw.random() < 0.5 else draw.choice(seeds)
     path = draw.choice(list(PATHS))
@@ -130,7 +135,7 @@ _HOP: Final = ("50", "1000", "1000", "1e3", "60000", "0", "-1", "1", "inf", "1e3
 _TAPS: Final = ("mel", "mel,b5", "b5,b13", "b5,b5", ",", "tags", "x", "", "%00", "mel," * 50)
 _KIND: Final = ("scene", "timestamps", "timestamps", "x")
 _AUDIO: Final = {"model": _MODEL, "window_ms": _WINDOW, "hop_ms": _HOP}
-PATHS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {  # with their queries
+PATHS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {  # path -> values of its parameters
     "/embed": {**_AUDIO, "kind": _KIND, "taps": _TAPS},
     "/timestamps": {**_AUDIO, "taps": _TAPS, "unknown": ("1", "%00")},
     "/tags": {**_AUDIO, "kind": _KIND, "top_k": ("1", "527", "10000", "0", "1e9", "x")},
@@ -190,14 +195,15 @@ def _json(draw: random.Random, sound: bytes) -> bytes:
 def _some(
     draw: random.Random, table: Mapping[str, Sequence[Value]], share: float
 ) -> dict[str, Value]:
-    """Some of a table's names, each with one of its values."""
+    """Draw some of a table's names, each with this probability, and a value for each."""
     return {name: draw.choice(values) for name, values in table.items() if draw.random() < share}
 
 
 def _case(work: Callable[[int], None]) -> Case:
+    """Make a case of a function: a typed error is a good ending, any other one a bad one."""
     from embedder.errors import EmbedderError
 
-    logging.disable()  # a damaged file is no event here
+    logging.disable()  # damaged files are expected here
 
     def case(number: int) -> Ending:
         try:
@@ -205,9 +211,9 @@ def _case(work: Callable[[int], None]) -> Case:
         except EmbedderError as error:
             return Ending(number, "typed error", type(error).__name__)
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            message = " ".join(str(error).split())[:160].replace("|", "/")  # a cell of a table
-            reason = f"{type(error).__name__}: {message} ({where.name})"
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            message = " ".join(str(error).split())[:160].replace("|", "/")  # for a table's cell
+            reason = f"{type(error).__name__}: {message} ({frame.name})"
             return Ending(number, "UNTYPED", reason)
         return Ending(number, "done")
 
@@ -227,6 +233,7 @@ def _outcome(reply: Reply) -> str:
 
 
 def _confine(memory: int) -> None:
+    """Limit the address space of this process to so many bytes; write no core dumps."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

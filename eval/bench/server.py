@@ -1,8 +1,8 @@
-"""`bench-server`: a real server and real clients, against decoding and network alone, in one run.
+"""`embedder bench server`: a server and its clients, beside decoding alone and the network alone.
 
-All take short turns, so that whatever else the machine does meets all; ratios are of one round
-each. Decoders alone use every core, as the network alone does. The clients' process shares the
-cores with the server; what it costs is told.
+All are measured in short turns, so that other work of the machine disturbs them alike; a ratio is
+computed within each round. Decoding alone uses every core, and so does the network alone. The
+clients' process shares the cores with the server; its processor time is in the table.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.process import available_cores, keep_freed_memory
 from eval.bench import bulk
-from eval.bench.bulk import Cost, Sharing
+from eval.bench.bulk import ClipCost, Sharing
 from eval.bench.launch import Launch, server
 from eval.bench.load import Answers, Load, send
 from eval.bench.material import RATE, SECONDS, write_checkpoint
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 
-HIT_SECONDS: Final = 1.6  # 100 KB
+HIT_SECONDS: Final = 1.6  # length of the clip that the cache has: 100 KB
 CONNECTIONS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What one round found at one sample rate."""
+class BenchTurn:
+    """What was measured in one round at one sample rate."""
 
-    engine: Cost
-    decoder: Cost
-    measured: tuple[Answers, float]  # what clients saw, and the server's CPU seconds an answer
+    engine: ClipCost
+    decoder: ClipCost
+    measured: tuple[Answers, float]  # answers, and the server's processor time for each [s]
 
 
 def bench_server(
@@ -54,7 +54,7 @@ def bench_server(
     if requests <= 2 * CONNECTIONS:
         raise BadRequest(f"{requests} requests; send more than {2 * CONNECTIONS} in a round")
     cores = available_cores()
-    saturated: dict[int, list[Turn]] = {hertz: [] for hertz in rate}
+    saturated: dict[int, list[BenchTurn]] = {hertz: [] for hertz in rate}
     with tempfile.TemporaryDirectory() as name, _bench(model, cores, Path(name)) as bench:
         files = {hertz: _files(Path(name, str(hertz)), hertz) for hertz in saturated}
         port = bench.port
@@ -65,20 +65,20 @@ def bench_server(
                 port, HIT_SECONDS, CONNECTIONS, 10 * requests, alike=True
             ),
         }
-        found: dict[str, list[tuple[Answers, float]]] = {name: [] for name in others}
+        results: dict[str, list[tuple[Answers, float]]] = {name: [] for name in others}
         for hertz in saturated:
-            bench.turn(files[hertz], hertz, 4 * CONNECTIONS)  # kernels are made, files are read
+            bench.turn(files[hertz], hertz, 4 * CONNECTIONS)  # warms up kernels and files
         for _ in range(rounds):
             for hertz, turns in saturated.items():
                 turns.append(bench.turn(files[hertz], hertz, requests))
             for load_name, load in others.items():
-                found[load_name].append(bench.measured(load))
+                results[load_name].append(bench.measured(load))
     rows = [
         *(
             _row(f"10 s at {hertz} Hz, {CONNECTIONS} clients", [turn.measured for turn in turns])
             for hertz, turns in saturated.items()
         ),
-        *(_row(load_name, answers) for load_name, answers in found.items()),
+        *(_row(load_name, answers) for load_name, answers in results.items()),
     ]
     title = f"{model}, {cores} cores"
     typer.echo(report(rows, out, title))
@@ -88,8 +88,8 @@ def bench_server(
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
-    """A server, its clients, and what it is made of, each in processes of its own."""
+class _ServerBench:
+    """A server, its clients, a network and decoders, each in processes of its own."""
 
     port: int
     server: Any
@@ -98,25 +98,25 @@ class _Bench:
     decoders: Sequence[ProcessPoolExecutor]
     clients: ProcessPoolExecutor
 
-    def turn(self, files: Sequence[str], rate: int, requests: int) -> Turn:
-        """The network alone, the decoders alone, and the server."""
+    def turn(self, files: Sequence[str], rate: int, requests: int) -> BenchTurn:
+        """Measure the network alone, the decoders alone, and the server."""
         engine = self.network.submit(bulk.engine, files, self.sharing).result()
-        decoding = [one.submit(bulk.decode, files, self.sharing) for one in self.decoders]
-        costs = [one.result() for one in decoding]
-        decoder = Cost(fmean(cost.wall for cost in costs), fmean(cost.cpu for cost in costs))
+        futures = [pool.submit(bulk.decode, files, self.sharing) for pool in self.decoders]
+        costs = [future.result() for future in futures]
+        decoder = ClipCost(fmean(cost.wall for cost in costs), fmean(cost.cpu for cost in costs))
         load = Load(self.port, SECONDS, CONNECTIONS, requests, rate=rate)
-        return Turn(engine, decoder, self.measured(load))
+        return BenchTurn(engine, decoder, self.measured(load))
 
     def measured(self, load: Load) -> tuple[Answers, float]:
-        """What clients saw, and the seconds of processors that the server took for an answer."""
+        """Send a load; return its answers, and the server's processor time for each [s]."""
         before = _cpu_seconds(self.server)
         answers = self.clients.submit(send, load).result()
         return answers, (_cpu_seconds(self.server) - before) / load.requests
 
 
 @contextmanager
-def _bench(model: str, cores: int, folder: Path) -> Iterator[_Bench]:
-    """All processes; they end with the context, also if not all of them start."""
+def _bench(model: str, cores: int, folder: Path) -> Iterator[_ServerBench]:
+    """Start all processes; all that have started are ended with the context."""
     checkpoint = write_checkpoint(model, folder)
     sharing = Sharing(cores, 0, cores)
     context = get_context("spawn")
@@ -126,7 +126,7 @@ def _bench(model: str, cores: int, folder: Path) -> Iterator[_Bench]:
         network = enter(bulk.process(checkpoint, sharing))
         decoders = [enter(ProcessPoolExecutor(1, context, keep_freed_memory)) for _ in range(cores)]
         clients = enter(ProcessPoolExecutor(1, context))
-        yield _Bench(running.port, running.process, sharing, network, decoders, clients)
+        yield _ServerBench(running.port, running.process, sharing, network, decoders, clients)
 
 
 def _files(folder: Path, rate: int) -> list[str]:
@@ -134,23 +134,23 @@ def _files(folder: Path, rate: int) -> list[str]:
     return bulk.write(folder, "wav", bulk.DISTINCT, rate)
 
 
-def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> Row:
-    """Medians over rounds."""
-    row: Row = {"load": name, "requests/s": median(1 / found.pace for found, _ in rounds)}
+def _row(name: str, rounds: Sequence[tuple[Answers, float]]) -> TableRow:
+    """Return medians over rounds."""
+    row: TableRow = {"load": name, "requests/s": median(1 / answers.pace for answers, _ in rounds)}
     for percent in (50, 90, 99):
-        row[f"p{percent} ms"] = 1000 * median(found.percentile(percent) for found, _ in rounds)
+        row[f"p{percent} ms"] = 1000 * median(answers.percentile(percent) for answers, _ in rounds)
     row["server CPU ms"] = 1000 * median(cpu for _, cpu in rounds)
-    row["client CPU ms"] = 1000 * median(found.cpu_each for found, _ in rounds)
+    row["client CPU ms"] = 1000 * median(answers.cpu_each for answers, _ in rounds)
     return row
 
 
-def _parts(hertz: int, turns: Sequence[Turn], cores: int) -> Row:
-    """Medians over rounds of what the parts and the server do; ratios are of one round each."""
+def _parts(hertz: int, turns: Sequence[BenchTurn], cores: int) -> TableRow:
+    """Return medians over rounds. A ratio is computed within each round, then its median taken."""
     rounds = [_ratios(turn, cores) for turn in turns]
     return {"Hz": hertz} | {key: median(row[key] for row in rounds) for key in rounds[0]}
 
 
-def _ratios(turn: Turn, cores: int) -> dict[str, float]:
+def _ratios(turn: BenchTurn, cores: int) -> dict[str, float]:
     engine, decoder = turn.engine, turn.decoder
     answers, cpu = turn.measured
     pace = answers.pace
@@ -169,7 +169,7 @@ def _ratios(turn: Turn, cores: int) -> dict[str, float]:
 
 
 def _cpu_seconds(server: Any) -> float:
-    """Of a process and its children, those that have ended too."""
+    """Return the processor time of a process and its children, also of those that have ended."""
     family = (server, *server.children(recursive=True))
     return float(sum(sum(process.cpu_times()[:4]) for process in family))
 

@@ -1,4 +1,4 @@
-"""`python -m eval soak`: an hour of mixed requests, and whether memory and handles stay level."""
+"""`embedder bench soak`: an hour of mixed requests, and whether memory and handles stay level."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import typer
 from embedder.defaults import DEFAULT_MODEL
 from eval.bench.launch import Launch, server
 from eval.bench.material import write_checkpoint
-from eval.bench.mixed import Load
-from eval.bench.report import Row, report
+from eval.bench.mixed import MixedLoad
+from eval.bench.report import TableRow, report
 from eval.bench.watch import Sample
 
-SECOND_MODEL: Final = "fmn04_strong"  # it finds events, too
-END_MIB: Final = 1200e6 / (1 << 20)  # 1.2 GB
-GROWTH: Final = 0.03  # over the second half, as a share of the mean
-MORE_HANDLES: Final = 4  # threads or descriptors, over the second half
-ROWS: Final = 10
-SETTLE_SECONDS: Final = 20.0  # after the load: a server returns freed memory every ten
-_START_SHARE: Final = 0.5  # until here everything is used for the first time
+SECOND_MODEL: Final = "fmn04_strong"  # a model that also finds events
+END_MIB: Final = 1200e6 / (1 << 20)  # bound of the memory at the end: 1.2 GB
+GROWTH: Final = 0.03  # bound of memory's rise over the second half, as a share of its mean
+MORE_HANDLES: Final = 4  # bound of the rise of threads or descriptors over the second half
+ROWS: Final = 10  # of the table
+SETTLE_SECONDS: Final = 20.0  # after the load; a server returns freed memory every ten seconds
+_START_SHARE: Final = 0.5  # before this share of the time, much happens for the first time
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A sample of the server, when it was taken [s], and how many answers had come."""
+    """A sample of the server, the time when it was taken [s], and the number of answers by then."""
 
     seconds: float
     sample: Sample
@@ -55,7 +55,7 @@ def soak(
         second = write_checkpoint(SECOND_MODEL, folder)
         launch = Launch({"MODELS": str(second)}, tree and tree.resolve(), folder / "cache")
         with server(launch) as running:
-            load = Load(running.port, (DEFAULT_MODEL, second.stem), second.stem, seed)
+            load = MixedLoad(running.port, (DEFAULT_MODEL, second.stem), second.stem, seed)
             moments = _loaded(load, running.process, clients, 60 * minutes, every)
             status = running.stop()
     typer.echo(report(_table(moments), out, f"{minutes:g} minutes of mixed requests"))
@@ -67,8 +67,10 @@ def soak(
         raise typer.Exit(1)
 
 
-def _loaded(load: Load, process: Any, clients: int, seconds: float, every: float) -> list[Moment]:
-    """Samples while the load runs, and one when the server has had nothing to do for a while."""
+def _loaded(
+    load: MixedLoad, process: Any, clients: int, seconds: float, every: float
+) -> list[Moment]:
+    """Run the load; take a sample every so many seconds, and one when the server has settled."""
     moments: list[Moment] = []
     ended = threading.Event()
     started = time.monotonic()
@@ -90,8 +92,8 @@ def _loaded(load: Load, process: Any, clients: int, seconds: float, every: float
     return moments
 
 
-def _table(moments: Sequence[Moment]) -> list[Row]:
-    """Rows at equal distances, the first and the last moment among them."""
+def _table(moments: Sequence[Moment]) -> list[TableRow]:
+    """Return rows of moments at equal distances, from the first to the last."""
     count = min(ROWS, len(moments))
     last = len(moments) - 1
     chosen = [moments[round(row * last / max(1, count - 1))] for row in range(count)]
@@ -109,16 +111,17 @@ def _table(moments: Sequence[Moment]) -> list[Row]:
     ]
 
 
-def judged(moments: Sequence[Moment], counts: dict[str, int], status: int) -> list[Row]:
-    """Every bound, what was measured, and whether it was kept."""
-    under_load = moments[:-1]
-    half = [one for one in under_load if one.seconds >= _START_SHARE * under_load[-1].seconds]
-    times = [moment.seconds for moment in half]
-    memory = [moment.sample.mib for moment in half]
+def judged(moments: Sequence[Moment], counts: dict[str, int], status: int) -> list[TableRow]:
+    """Compare what was measured with every bound; return one row for each."""
+    loaded = moments[:-1]
+    start = _START_SHARE * loaded[-1].seconds
+    second_half = [moment for moment in loaded if moment.seconds >= start]
+    times = [moment.seconds for moment in second_half]
+    memory = [moment.sample.mib for moment in second_half]
     end = moments[-1].sample.mib
     growth = _rise(times, memory) / fmean(memory)
-    threads = _rise(times, [moment.sample.threads for moment in half])
-    descriptors = _rise(times, [moment.sample.descriptors for moment in half])
+    threads = _rise(times, [moment.sample.threads for moment in second_half])
+    descriptors = _rise(times, [moment.sample.descriptors for moment in second_half])
     bad = sum(count for name, count in counts.items() if not _may_be(name))
     rows = [
         ("memory at the end", f"at most {END_MIB:.0f} MiB", f"{end:.0f} MiB",
@@ -141,12 +144,15 @@ def judged(moments: Sequence[Moment], counts: dict[str, int], status: int) -> li
 
 
 def _rise(times: Sequence[float], values: Sequence[float]) -> float:
-    """By how much a straight line through the values rises from the first time to the last."""
+    """Return how much a straight line through the values rises from the first time to the last."""
     if len(times) < 2:
         return 0.0
     return linear_regression(times, values).slope * (times[-1] - times[0])
 
 
 def _may_be(name: str) -> bool:
-    """Whether an answer is right: a success, a client's error, or busy; and whole."""
+    """Return whether an answer (`Reply.name`) is right: whole, and no error of the server.
+
+    503 is right: the server is busy.
+    """
     return name == "given up" or (name.isdecimal() and (name < "500" or name == "503"))

@@ -1,4 +1,4 @@
-"""`python -m eval bench-startup`: how long the first answer takes."""
+"""`embedder bench startup`: how long a new process takes until its first answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 
 from embedder.children import import_path
 from eval.bench.material import clip, encoded
-from eval.bench.report import Row, report
+from eval.bench.report import TableRow, report
 
 
 def bench_startup(
@@ -28,22 +28,23 @@ def bench_startup(
         path.write_bytes(encoded(clip(0), "wav"))
         tag = [sys.executable, "-m", "embedder", "tag", str(path)]
         cache = Path(folder) / "cache"
-        _seconds(tag, cache)  # which leaves the converted network there
+        _seconds(tag, cache)  # leaves the converted network in the cache
         kinds = {
             "python -c pass": ([sys.executable, "-c", "pass"], cache),
             "import embedder": ([sys.executable, "-c", "import embedder"], cache),
             "embedder tag one.wav, first on this machine": (tag, None),
             "embedder tag one.wav, later": (tag, cache),
         }
-        rows: list[Row] = []
-        for kind, (command, kept) in kinds.items():
-            found = [_seconds(command, kept) for _ in range(rounds)]
-            median = statistics.median(found)
-            rows.append({"process": kind, "median s": median, "best s": min(found)})
+        rows: list[TableRow] = []
+        for kind, (command, kept_cache) in kinds.items():
+            times = [_seconds(command, kept_cache) for _ in range(rounds)]
+            median = statistics.median(times)
+            rows.append({"process": kind, "median s": median, "best s": min(times)})
     typer.echo(report(rows, out))
 
 
 def _seconds(command: list[str], cache: Path | None) -> float:
+    """Time a command with this folder of caches; None: with an empty one."""
     with tempfile.TemporaryDirectory() as empty:
         environment = {**os.environ, **import_path(), "XDG_CACHE_HOME": str(cache or empty)}
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What came of fuzzed cases: counts, reasons, and the files of those that ended badly."""
+"""Counts how fuzzed cases ended, and keeps the files of those that ended badly."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Final
 
 from eval.bench import roads
 from eval.bench.crashes import Ending
-from eval.bench.report import Row
+from eval.bench.report import TableRow
 
-KEPT_OF_A_REASON: Final = 3
+KEPT_OF_A_REASON: Final = 3  # files
 _SHOWN: Final = 30  # reasons in the table
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the cases of one road; files of bad ones are written into a folder."""
+    """How the cases of one road ended; files of bad ones are written into the folder `keep`."""
 
     road: str
-    given: roads.Given
+    inputs: roads.FuzzInputs
     keep: Path
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     seconds: float = 0.0
 
     def add(self, ending: Ending) -> None:
-        """Count one, and keep its file if it should not have ended so."""
+        """Count an ending, and keep the case's file if the ending is bad."""
         self.outcomes[ending.outcome] += 1
         if ending.outcome not in roads.BAD:
             return
@@ -39,24 +39,25 @@ class Tally:
             name = f"{self.road}-{ending.outcome.lower().replace(' ', '-')}-{ending.number}"
             (self.keep / f"{name}{suffix}").write_bytes(data)
 
-    def row(self) -> Row:
-        """Counts of all outcomes."""
+    def row(self) -> TableRow:
+        """Return the table's row: how often each outcome occurred."""
         total = self.outcomes.total()
         counts = {name: self.outcomes[name] for name in (*roads.FINE, *roads.BAD)}
         pace = total / max(self.seconds, 1e-9)
         return {"road": self.road, "cases": total, **counts, "cases/s": pace}
 
-    def faults(self) -> list[Row]:
-        """Why cases ended badly, the most frequent reasons first."""
+    def faults(self) -> list[TableRow]:
+        """Return a row for each reason why cases ended badly, the most frequent first."""
         return [
             {"road": self.road, "outcome": outcome, "cases": count, "reason": reason}
             for (outcome, reason), count in self.reasons.most_common(_SHOWN)
         ]
 
     def _bytes(self, number: int) -> tuple[str, bytes]:
+        """Make the suffix and the bytes of a case again."""
         if self.road == "checkpoints":
-            return roads.checkpoint(self.given.seeds, number)
-        seeds = [path.read_bytes() for path in self.given.seeds]
+            return roads.checkpoint(self.inputs.seeds, number)
+        seeds = [path.read_bytes() for path in self.inputs.seeds]
         if self.road == "http":
-            return ".http", roads.random_request(self.given.port, seeds, number)
+            return ".http", roads.random_request(self.inputs.port, seeds, number)
         return ".audio", roads.audio(seeds, number)

@@ -1,7 +1,8 @@
-"""What a server takes, seen from outside: memory, threads, descriptors, and how long it stalls.
+"""Watches a server from outside: its memory, threads and descriptors, and how long it stalls.
 
-`python -m eval.bench.watch PID PORT LIMIT` is a process of its own, so that the load's process
-does not disturb the clock. It asks /livez every 20 ms, and kills the server beyond LIMIT MiB.
+`python -m eval.bench.watch PID PORT LIMIT` runs as a process of its own, so that the process of
+the load does not delay its measurements. It asks /livez every 20 ms, and kills the server when it
+takes more than LIMIT MiB.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _REQUEST: Final = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A server and its children at one time."""
+    """What a server and its children take at one time."""
 
     server_mib: float
     children_mib: float
@@ -38,24 +39,24 @@ class Sample:
 
     @property
     def mib(self) -> float:
-        """Resident memory of all."""
+        """Resident memory of the server and its children."""
         return self.server_mib + self.children_mib
 
     @classmethod
     def of(cls, process: Any) -> Sample:
-        """What a psutil process takes now, with its children."""
+        """Measure a process (of psutil) and its children now."""
         server = process.memory_info().rss / MiB
         rest = 0.0
         children = process.children(recursive=True)
         for child in children:
-            with contextlib.suppress(psutil().NoSuchProcess):  # it ended meanwhile
+            with contextlib.suppress(psutil().NoSuchProcess):  # it has just ended
                 rest += child.memory_info().rss / MiB
         return cls(server, rest, process.num_threads(), process.num_fds(), len(children))
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The most that a watch saw; `killed` if the server went beyond the limit."""
+class ServerUsage:
+    """The most that a server took while it was watched; `killed` if that was beyond the limit."""
 
     peak_mib: float
     start_mib: float
@@ -65,8 +66,8 @@ class Seen:
     killed: bool
 
 
-class Watch:
-    """Watches a server until `end`."""
+class ServerWatch:
+    """Watches a server, in a process of its own, until `end` is called."""
 
     def __init__(self, pid: int, port: int, limit_mib: float) -> None:
         words = [str(pid), str(port), str(limit_mib)]
@@ -77,16 +78,16 @@ class Watch:
             stdout=subprocess.PIPE,
         )
         assert self._child.stdout
-        self._child.stdout.readline()  # it watches from now on
+        self._child.stdout.readline()  # comes when it has begun to watch
 
-    def end(self) -> Seen:
-        """Stop, and tell what was seen."""
+    def end(self) -> ServerUsage:
+        """Stop watching, and return what was measured."""
         output, _ = self._child.communicate(timeout=60)
-        return Seen(**json.loads(output))
+        return ServerUsage(**json.loads(output))
 
 
 class _Pulse(threading.Thread):
-    """Asks /livez over and over and keeps the longest time that an answer took."""
+    """Asks /livez again and again, and keeps the longest time that an answer took."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -96,7 +97,7 @@ class _Pulse(threading.Thread):
 
     @property
     def stall(self) -> float:
-        """Also that of a question which is still open."""
+        """The longest time so far, also of a question that is not answered yet [s]."""
         asked = self._asked
         return max(self._longest, time.monotonic() - asked if asked else 0.0)
 
@@ -108,10 +109,11 @@ class _Pulse(threading.Thread):
             time.sleep(POLL_SECONDS)
 
     def _connect(self) -> socket.socket:
-        self._asked = self._asked or time.monotonic()  # a full queue of connections counts
+        self._asked = self._asked or time.monotonic()  # waiting for a connection counts too
         return socket.create_connection(("127.0.0.1", self._port))
 
     def _beat(self, connection: socket.socket) -> bool:
+        """Ask once; return False if the connection was closed."""
         self._asked = self._asked or time.monotonic()
         connection.sendall(_REQUEST % self._port)
         answered = bool(connection.recv(1 << 16))
@@ -121,7 +123,7 @@ class _Pulse(threading.Thread):
 
 
 class _Peak:
-    """The most of all samples so far."""
+    """Takes samples of a server, and keeps the highest values."""
 
     def __init__(self, process: Any, limit_mib: float) -> None:
         self._process = process
@@ -131,7 +133,10 @@ class _Peak:
         self._killed = False
 
     def update(self) -> bool:
-        """One more sample; False if the process is gone, or was killed because of it."""
+        """Take a sample, and kill the server if it is beyond the limit.
+
+        Returns False if the process has ended, or was killed.
+        """
         try:
             now = Sample.of(self._process)
         except psutil().Error:
@@ -146,9 +151,11 @@ class _Peak:
             process.kill()
         return False
 
-    def seen(self, stall: float) -> Seen:
+    def usage(self, stall: float) -> ServerUsage:
         start = self._start
-        return Seen(self._highest.mib, start.mib, self._threads, start.threads, stall, self._killed)
+        return ServerUsage(
+            self._highest.mib, start.mib, self._threads, start.threads, stall, self._killed
+        )
 
 
 def _await_end(ended: threading.Event) -> None:
@@ -157,7 +164,7 @@ def _await_end(ended: threading.Event) -> None:
 
 
 def main() -> None:
-    """Watch until stdin closes; then print what was seen."""
+    """Watch until stdin closes; then print what was measured, as JSON."""
     pid, port, limit = sys.argv[1:]
     peak = _Peak(psutil().Process(int(pid)), float(limit))
     pulse = _Pulse(int(port))
@@ -169,8 +176,8 @@ def main() -> None:
     alive, stall = True, 0.0
     while not ended.wait(SAMPLE_SECONDS):
         if alive:
-            alive, stall = peak.update(), pulse.stall  # of a dead server there is no stall
-    json.dump(asdict(peak.seen(pulse.stall if alive else stall)), sys.stdout)
+            alive, stall = peak.update(), pulse.stall  # a server that has ended does not stall
+    json.dump(asdict(peak.usage(pulse.stall if alive else stall)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Raw HTTP over one socket each: what is sent need not be valid, and what comes is counted."""
+"""Raw HTTP, one connection for each exchange.
+
+A request need not be valid; of an answer, the bytes are counted and only the beginning is kept.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-SECONDS: Final = 60.0
-LIMIT_BYTES: Final = 256 << 20  # of one answer; beyond it the client hangs up
+SECONDS: Final = 60.0  # longest exchange
+LIMIT_BYTES: Final = 256 << 20  # the client hangs up if an answer is longer
 _CHUNK: Final = 1 << 18
 _HEAD_BYTES: Final = 1 << 16
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})")
@@ -23,19 +26,19 @@ Pieces = Iterable[bytes]
 class Reply:
     """How one exchange ended.
 
-    `status` is 0 where none came. `end` is "whole", or why the answer is not: "cut" (closed too
-    early), "reset", "refused", "late" (no end in time), or "long" (more than the client takes).
+    `status` is 0 if none came. `end` is "whole", or says why the answer is not whole: "cut" (closed
+    too early), "reset", "refused", "late" (no end in time), or "long" (more than the client reads).
     """
 
     status: int
     end: str
     seconds: float
     received: int
-    start: bytes = b""  # of head and body
+    start: bytes = b""  # the beginning of head and body
 
     @property
     def name(self) -> str:
-        """The status, and how it ended unless well."""
+        """The status, followed by `end` if the answer is not whole."""
         status = str(self.status or "no answer")
         return status if self.end == "whole" else f"{status} {self.end}"
 
@@ -47,7 +50,7 @@ def request(
     headers: Mapping[str, str] | None = None,
     method: str = "POST",
 ) -> bytes:
-    """A whole request, after which the connection closes."""
+    """Return the bytes of a request that asks the server to close the connection after it."""
     named = {
         "Host": f"127.0.0.1:{port}",
         "Connection": "close",
@@ -59,7 +62,7 @@ def request(
 
 
 async def exchange(port: int, pieces: Pieces, seconds: float = SECONDS) -> Reply:
-    """Send pieces one after the other until an answer comes, and read it to its end."""
+    """Send pieces until all are sent or the answer ends; read the answer to its end."""
     counter = _Counter()
     started = time.perf_counter()
     try:
@@ -75,7 +78,7 @@ async def exchange(port: int, pieces: Pieces, seconds: float = SECONDS) -> Reply
 
 
 async def hang_up(port: int, pieces: Pieces, seconds: float) -> None:
-    """Send all, wait so many seconds, and close the connection without reading."""
+    """Send all pieces, wait so many seconds, and close the connection without reading."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         await asyncio.wait_for(_send(writer, pieces), SECONDS)
@@ -87,7 +90,7 @@ async def hang_up(port: int, pieces: Pieces, seconds: float) -> None:
 
 
 class _Counter:
-    """What came so far; only the beginning and the end are kept."""
+    """The answer so far: its length is counted, only its beginning and its end are kept."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -102,7 +105,7 @@ class _Counter:
         self._tail = (self._tail + data)[-5:]
 
     def _skip_interim(self) -> None:
-        """Forget a whole "100 Continue", which comes before the answer."""
+        """Drop a whole "100 Continue", which comes before the answer."""
         size = self.head.find(b"\r\n\r\n") + 4
         if size >= 4 and self.status // 100 == 1:
             del self.head[:size]
@@ -115,7 +118,7 @@ class _Counter:
 
     @property
     def complete(self) -> bool:
-        """Whether the body is as long as its head says, or has its last chunk."""
+        """Whether the body is as long as the head says, or ends with the last chunk."""
         size = self.head.find(b"\r\n\r\n")
         if size < 0:
             return False
@@ -147,4 +150,4 @@ async def _send(writer: asyncio.StreamWriter, pieces: Pieces) -> None:
     for piece in pieces:
         writer.write(piece)
         await writer.drain()
-        await asyncio.sleep(0)  # the answer may have come
+        await asyncio.sleep(0)  # lets the reader see an answer that comes early

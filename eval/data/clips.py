@@ -1,4 +1,4 @@
-"""Clips to judge or train on: their sound when asked for, labels, events; and writing sound."""
+"""Labelled clips whose sound is decoded when it is asked for; WAV files; threads."""
 
 from __future__ import annotations
 
@@ -13,35 +13,27 @@ from typing import Any
 import numpy as np
 
 from embedder.audio.decode import Samples, load_audio
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One labelled stretch of a clip, in seconds."""
-
-    label: str
-    onset: float
-    offset: float
+from eval.data.annotations import TrueEvent
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One example: its sound at any rate, its split, and labels or events."""
+    """A labelled clip: `sound(rate)` decodes it to mono samples [S] at that rate in Hz."""
 
     name: str
     sound: Callable[[int], Samples]
     split: str
     labels: tuple[str, ...] = ()
-    events: tuple[Event, ...] = ()
+    events: tuple[TrueEvent, ...] = ()
 
 
 def file_sound(path: Path) -> Callable[[int], Samples]:
-    """A file's sound, decoded when asked for."""
+    """Return a function that decodes this file at a given rate."""
     return partial(load_audio, path)
 
 
 def write_wav(path: Path, samples: Samples, rate: int) -> None:
-    """Mono, 16 bit; samples beyond full scale are clipped."""
+    """Write mono samples [S] in [-1, 1] as a 16-bit WAV; louder samples are clipped."""
     pcm = np.clip(np.rint(samples * 32_768.0), -32_768, 32_767).astype("<i2")
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, rate, 0, "NONE", ""))
@@ -49,7 +41,10 @@ def write_wav(path: Path, samples: Samples, rate: int) -> None:
 
 
 def in_parallel(work: Callable[[Any], None], items: Iterable[Any], workers: int) -> None:
-    """Threads suffice: decoding and resampling leave the interpreter free."""
+    """Call `work` on every item in `workers` threads; the first error stops the rest.
+
+    Threads suffice, because decoding and resampling release the interpreter lock.
+    """
     with ThreadPoolExecutor(max(1, workers)) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:

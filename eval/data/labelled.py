@@ -1,6 +1,7 @@
 """Labelled sound: which file has which labels and belongs to which fold.
 
-A layout is a function from a folder to a Dataset; LAYOUTS lists those known, as published.
+A layout is a function from a folder to a Dataset. LAYOUTS lists the layouts that are known:
+class folders, a CSV, and some published data sets just as they are distributed.
 Axes: N examples, C labels.
 """
 
@@ -26,7 +27,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One clip. `unknown` are labels nobody judged; those in neither set are absent."""
+    """A labelled file. Labels in `unknown` were not judged; labels in neither set are absent."""
 
     path: Path
     labels: frozenset[str]
@@ -36,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Clips and the labels they may have; `multi_label` if several may hold at once."""
+    """Files and the labels they may have; `multi_label` if a file may have several at once."""
 
     labels: tuple[str, ...]
     examples: tuple[Example, ...]
@@ -44,38 +45,43 @@ class Dataset:
 
     @property
     def folds(self) -> tuple[str, ...]:
-        """The names of the folds or partitions, sorted."""
+        """The names of the folds (or partitions, such as "train"), sorted."""
         return tuple(sorted({example.fold for example in self.examples}))
 
     def split(self, test: Iterable[str]) -> tuple[Dataset, Dataset]:
-        """(train, test), by the names of the test folds."""
-        wanted = set(test)
-        if unknown := wanted - set(self.folds):
+        """Return (train, test): `test` names the folds of the second; all others are the first."""
+        test_folds = set(test)
+        if unknown := test_folds - set(self.folds):
             raise BadRequest(f"no folds {sorted(unknown)}; choose from {', '.join(self.folds)}")
         parts = [
-            replace(self, examples=tuple(e for e in self.examples if (e.fold in wanted) is inside))
-            for inside in (False, True)
+            replace(
+                self, examples=tuple(e for e in self.examples if (e.fold in test_folds) is tested)
+            )
+            for tested in (False, True)
         ]
         if not all(part.examples for part in parts):
-            raise BadRequest(f"test folds {sorted(wanted)} leave nothing to train or test on")
+            raise BadRequest(f"test folds {sorted(test_folds)} leave nothing to train or test on")
         return parts[0], parts[1]
 
     def targets(self) -> NDArray[np.float32]:
-        """1, 0 or NaN (unknown): float32 [N, C]."""
+        """Return 1 for labels that hold, 0 for others, NaN for unknown ones: float32 [N, C]."""
         index = {label: i for i, label in enumerate(self.labels)}
-        found = np.zeros((len(self.examples), len(index)), np.float32)
-        for row, example in zip(found, self.examples, strict=True):
+        targets = np.zeros((len(self.examples), len(index)), np.float32)
+        for row, example in zip(targets, self.examples, strict=True):
             row[[index[label] for label in example.unknown]] = np.nan
             row[[index[label] for label in example.labels]] = 1.0
-        return found
+        return targets
 
     def waves(self, sample_rate: int, cache_bytes: int = 2 << 30) -> Waves:
-        """The clips' sound, decoded when asked for."""
+        """Return the files' sound, each decoded when it is asked for."""
         return Waves([example.path for example in self.examples], sample_rate, cache_bytes)
 
 
 class Waves:
-    """Decoded clips by index, float32 [S]; those decoded first stay in memory up to a limit."""
+    """Decoded files by index: mono float32 [S] at `sample_rate` in Hz.
+
+    Files stay in memory once they are decoded, until `cache_bytes` are used up.
+    """
 
     def __init__(self, paths: list[Path], sample_rate: int, cache_bytes: int = 2 << 30) -> None:
         self.paths, self.sample_rate, self._room = paths, sample_rate, cache_bytes
@@ -95,11 +101,11 @@ class Waves:
 
 
 def labelled_folder(root: Path) -> Dataset:
-    """One folder a class; ESC-10's file names ("FOLD-ID-TAKE.ogg") give the fold."""
+    """Read class folders (CLASS/SOUND); file names as ESC-10's, "FOLD-ID-TAKE.ogg", give folds."""
     examples = []
     for path in sorted(root.glob("*/*")):
         if path.suffix.lower() in SUFFIXES:
-            # ESC-10 as published: "001 - Dog bark".
+            # ESC-10 was published with numbered folders: "001 - Dog bark".
             label = re.sub(r"^\d+[ _]-[ _]", "", path.parent.name).replace("_", " ")
             fold = re.match(r"(\d+)-\d+-[A-Z]", path.name)
             examples.append(Example(path, frozenset({label}), fold[1] if fold else ""))
@@ -107,7 +113,10 @@ def labelled_folder(root: Path) -> Dataset:
 
 
 def labelled_csv(root: Path) -> Dataset:
-    """A table with a header: file (relative to it), labels (separated by ";") and perhaps fold."""
+    """Read a CSV with a header: file (relative to the CSV), labels (separated by ";"), fold.
+
+    The column `fold` may be missing.
+    """
     table = root if root.is_file() else root / "labels.csv"
     examples = [
         Example(
@@ -122,23 +131,24 @@ def labelled_csv(root: Path) -> Dataset:
 
 
 def esc50(root: Path) -> Dataset:
-    """ESC-50: meta/esc50.csv and audio/, five folds (Piczak 2015)."""
+    """Read ESC-50: meta/esc50.csv and audio/, five folds (Piczak 2015)."""
     return _esc(root)
 
 
 def esc10(root: Path) -> Dataset:
-    """ESC-10: those rows of ESC-50, or the ten class folders it was first published as."""
+    """Read ESC-10: its rows of ESC-50, or the ten class folders that it was first published as."""
     if (root / "meta" / "esc50.csv").is_file():
         return _esc(root, "esc10")
     return labelled_folder(root)
 
 
 def openmic(root: Path) -> Dataset:
-    """OpenMIC-2018: openmic-2018.npz, class-map.json order, partitions/, audio/KEY[:3]/KEY.ogg.
+    """Read OpenMIC-2018: openmic-2018.npz, class-map.json, partitions/ and audio/KEY[:3]/KEY.ogg.
 
-    Every clip was judged for a few of the twenty instruments only; the others are unknown.
+    Each clip was judged for only a few of the twenty instruments; the others are unknown.
     """
-    # Object arrays of the published file: its keys are strings. Not for untrusted files.
+    # The published file holds object arrays (its keys are strings), and reading these can run
+    # code: never read a file that you do not trust.
     with np.load(root / "openmic-2018.npz", allow_pickle=True) as arrays:
         truth, mask, keys = arrays["Y_true"], arrays["Y_mask"], arrays["sample_key"]
     labels = _class_map(root / "class-map.json")
@@ -161,7 +171,7 @@ def openmic(root: Path) -> Dataset:
 
 
 def fsd50k(root: Path) -> Dataset:
-    """FSD50K: FSD50K.ground_truth/{vocabulary,dev,eval}.csv; folds train, val and eval."""
+    """Read FSD50K: FSD50K.ground_truth/{vocabulary,dev,eval}.csv; folds train, val and eval."""
     truth = root / "FSD50K.ground_truth"
     with (truth / "vocabulary.csv").open(newline="") as file:
         labels = tuple(row[1] for row in csv.reader(file))
@@ -178,7 +188,7 @@ def fsd50k(root: Path) -> Dataset:
 
 
 def tau2020(root: Path) -> Dataset:
-    """TAU Urban Acoustic Scenes 2020 Mobile: evaluation_setup/fold1_{train,evaluate}.csv."""
+    """Read TAU Urban Acoustic Scenes 2020 Mobile: evaluation_setup/fold1_{train,evaluate}.csv."""
     examples = [
         Example(root / row["filename"], frozenset({row["scene_label"]}), part)
         for part in ("train", "evaluate")
@@ -199,7 +209,7 @@ LAYOUTS: Final[Mapping[str, Callable[[Path], Dataset]]] = {
 
 
 def open_dataset(root: Path, layout: str = "auto") -> Dataset:
-    """A dataset by its layout; "auto" takes a CSV where there is one, else class folders."""
+    """Read a dataset of this layout; "auto" takes a CSV where there is one, else class folders."""
     if layout == "auto":
         layout = "csv" if root.is_file() or (root / "labels.csv").is_file() else "folder"
     if layout not in LAYOUTS:
@@ -211,6 +221,7 @@ def open_dataset(root: Path, layout: str = "auto") -> Dataset:
 
 
 def _esc(root: Path, only: str = "") -> Dataset:
+    """Read the rows of ESC-50's table, or those whose column `only` says True."""
     examples = [
         Example(
             root / "audio" / row["filename"],
@@ -223,9 +234,10 @@ def _esc(root: Path, only: str = "") -> Dataset:
     return _dataset(examples, f"{root}/meta/esc50.csv")
 
 
-def _dataset(examples: list[Example], where: str, multi_label: bool = False) -> Dataset:
+def _dataset(examples: list[Example], layout: str, multi_label: bool = False) -> Dataset:
+    """Return these examples with all their labels; `layout` is for the error if there are none."""
     if not examples:
-        raise BadRequest(f"no labelled sound at {where}")
+        raise BadRequest(f"no labelled sound at {layout}")
     labels = tuple(sorted(set[str]().union(*(example.labels for example in examples))))
     return Dataset(labels, tuple(examples), multi_label)
 
@@ -236,9 +248,10 @@ def _rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
 
 
 def _class_map(path: Path) -> tuple[str, ...]:
+    """Return the labels of a JSON file {label: column}, in the order of their columns."""
     index: dict[str, int] = json.loads(path.read_text())
     return tuple(sorted(index, key=index.__getitem__))
 
 
 def _named(labels: tuple[str, ...], chosen: NDArray[Any]) -> frozenset[str]:
-    return frozenset(label for label, there in zip(labels, chosen, strict=True) if there)
+    return frozenset(label for label, is_chosen in zip(labels, chosen, strict=True) if is_chosen)

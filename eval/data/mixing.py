@@ -1,7 +1,8 @@
-"""Endless variety from a few hours: clips cut, warped, filtered, reverberated and mixed.
+"""Random training examples from a corpus: clips are cut, stretched, filtered and mixed.
 
-Everything happens on mel power, where gains and sums are exact and the rest is plausible.
-A batch is a pure function of (seed, step): no state to save, any worker can make it.
+Everything happens on mel power. There, gains and sums of sounds are exact; pitch, stretch and
+reverberation only approximate what they would be on waveforms. A batch follows from
+(seed, step, rank) alone: there is no state to save, and any worker can make it.
 Axes: B batch, M mel bands, F frames.
 """
 
@@ -28,21 +29,26 @@ SILENT: Final = 1e-12  # mean power below which a crop has no level to speak of
 
 @dataclass(frozen=True, slots=True)
 class MixConfig:
-    """How often and how far; probabilities per source unless said otherwise."""
+    """How often and how strongly sound is changed.
 
-    sources: tuple[float, ...] = (0.45, 0.30, 0.15, 0.10)  # of one, two, ... clips in an example
-    quieter_db: float = 25.0  # how far a further source may lie below the first
+    Numbers without another comment are probabilities that a source (a clip in an example) is
+    changed so.
+    """
+
+    # Chance that an example has one, two, ... sources.
+    sources: tuple[float, ...] = (0.45, 0.30, 0.15, 0.10)
+    quieter_db: float = 25.0  # a further source lies up to so far below the first
     stretch: float = 0.3  # time stretch by 0.7 to 1.4
     pitch: float = 0.4  # up or down by at most seven semitones
     equalise: float = 0.5  # a smooth random filter of about 6 dB
     cut: float = 0.15  # a steep low-pass, high-pass or both
     reverb: float = 0.25
-    swell: float = 0.15  # level wandering within the example
-    noise: float = 0.3  # a noise floor, per example
-    gap: float = 0.1  # a stretch of digital silence, per example
-    silence: float = 0.01  # nothing but the floor, per example
-    natural: float = 0.6  # keeps the recorded level, give or take 10 dB, per example
-    # (crop length in frames, share of the batches); a batch holds `frames` frames in all.
+    swell: float = 0.15  # the level wanders within the example
+    noise: float = 0.3  # chance of a noise floor in an example
+    gap: float = 0.1  # chance of a stretch of digital silence in an example
+    silence: float = 0.01  # chance of an example that is nothing but a faint floor
+    natural: float = 0.6  # chance that an example keeps its recorded level, within 10 dB
+    # (length of the examples in frames, share of the batches that have this length).
     lengths: tuple[tuple[int, float], ...] = (
         (16, 0.08),
         (50, 0.10),
@@ -52,24 +58,24 @@ class MixConfig:
         (500, 0.20),
         (1000, 0.05),
     )
-    frames: int = 4800
-    max_batch: int = 96
+    frames: int = 4800  # of all examples of a batch together
+    max_batch: int = 96  # examples
 
 
 class Mixer:
-    """Random examples from a corpus; `batch` is deterministic in its step."""
+    """Random examples from a corpus; equal steps give equal batches."""
 
     def __init__(
         self, corpus: Corpus, config: MixConfig | None = None, seed: int = 0, rank: int = 0
     ) -> None:
         self.corpus, self.config, self.seed, self.rank = corpus, config or MixConfig(), seed, rank
-        # Long ambiences count for more than one-shots, but less than by their length.
+        # Long recordings are drawn more often than short ones, but less than their length says.
         weights = np.array([min(clip.frames, 12_000) for clip in corpus.clips]) ** 0.7
         self._cumulative = np.cumsum(weights / weights.sum())
         self._noises = [c for c in corpus.clips if c.path.startswith("synthetic/white_noise")]
 
     def batch(self, step: int) -> torch.Tensor:
-        """Normalised log-mels [B, M, F] for one step, their shape the same for every rank."""
+        """Return normalised log-mels [B, M, F] of one step, of the same shape for every rank."""
         rng = np.random.default_rng([self.seed, step])
         lengths, shares = zip(*self.config.lengths, strict=True)
         frames = int(rng.choice(lengths, p=np.array(shares) / sum(shares)))
@@ -79,7 +85,7 @@ class Mixer:
         return to_log_mel(torch.from_numpy(power)).transpose(1, 2).contiguous()
 
     def example(self, rng: Generator, frames: int) -> Power:
-        """One mixture as mel power [F, M]."""
+        """Make one example: a mixture as mel power [F, M] of so many frames."""
         cfg = self.config
         if rng.random() < cfg.silence:
             return np.full((frames, BANDS), 10 ** rng.uniform(-9, -5), np.float32)
@@ -95,7 +101,7 @@ class Mixer:
             mix += _at_level(floor * equaliser(rng, 10.0), level, -rng.uniform(0, 45))
         if rng.random() < cfg.natural:
             decibel = rng.uniform(-10, 10)
-        else:  # from the threshold of the floor to clipping
+        else:  # any level, from barely above the front end's floor up to clipping
             decibel = rng.uniform(-60, 25) - 10 * np.log10(max(float(mix.mean()), SILENT))
         mix *= np.float32(10 ** (decibel / 10))
         if rng.random() < cfg.gap:
@@ -104,7 +110,7 @@ class Mixer:
         return np.asarray(mix, np.float32)
 
     def source(self, rng: Generator, frames: int) -> Power:
-        """One clip, cut and changed: mel power [F, M]."""
+        """Draw one clip, cut it and change it at random: mel power [F, M] of so many frames."""
         cfg = self.config
         clip = self.corpus.clips[int(np.searchsorted(self._cumulative, rng.random()))]
         rate = float(np.exp(rng.uniform(-0.35, 0.35))) if rng.random() < cfg.stretch else 1.0
@@ -130,25 +136,28 @@ class Mixer:
 
 
 def fit(power: Power, frames: int, rng: Generator) -> Power:
-    """Cut, or place at random in silence, or repeat with pauses, to so many frames."""
+    """Bring mel power to so many frames: [*, M] -> [F, M].
+
+    Longer sound is cut. Shorter sound stands somewhere in silence, or is repeated with pauses.
+    """
     spare = frames - len(power)
     if spare <= 0:
         return power[:frames]
     if rng.random() < 0.5:
         period = len(power) + int(rng.integers(0, len(power) + 50))
-        once = np.zeros((period, BANDS), np.float32)
-        once[: len(power)] = power
-        tiled = np.tile(once, (frames // period + 2, 1))
+        cycle = np.zeros((period, BANDS), np.float32)
+        cycle[: len(power)] = power
+        tiled = np.tile(cycle, (frames // period + 2, 1))
         begin = int(rng.integers(period))
         return tiled[begin : begin + frames]
-    placed = np.zeros((frames, BANDS), np.float32)
+    padded = np.zeros((frames, BANDS), np.float32)
     begin = int(rng.integers(spare + 1))
-    placed[begin : begin + len(power)] = power
-    return placed
+    padded[begin : begin + len(power)] = power
+    return padded
 
 
 def pitch_shift(semitones: float) -> Power:
-    """Matrix [M, M] that, multiplied from the right, moves power along frequency."""
+    """Return a matrix [M, M]: power [F, M] @ matrix is the sound shifted in pitch."""
     centres = TOP_MEL * np.arange(1, BANDS + 1) / (BANDS + 1)
     source_hertz = 700.0 * np.expm1(centres / 1127.0) / 2 ** (semitones / 12)
     position = 1127.0 * np.log1p(source_hertz / 700.0) * (BANDS + 1) / TOP_MEL - 1
@@ -157,7 +166,7 @@ def pitch_shift(semitones: float) -> Power:
 
 
 def equaliser(rng: Generator, decibel: float) -> Power:
-    """A smooth gain per band [M], of about so many decibels up and down."""
+    """Draw a smooth gain of each band [M], about `decibel` up and down."""
     bands = np.linspace(0, np.pi, BANDS)
     curve = sum(
         rng.normal(0, decibel) / np.sqrt(order) * np.cos(order * bands + rng.uniform(0, np.pi))
@@ -167,7 +176,7 @@ def equaliser(rng: Generator, decibel: float) -> Power:
 
 
 def steep_filter(rng: Generator) -> Power:
-    """A low-pass, high-pass or band-pass gain per band [M], 1 to 6 dB a band."""
+    """Draw gains [M] of a low-pass, high-pass or band-pass that falls by 1 to 6 dB a band."""
     bands = np.arange(BANDS)
     low = rng.integers(0, 70) if rng.random() < 0.6 else -BANDS
     high = rng.integers(45, BANDS) if rng.random() < 0.6 else 2 * BANDS
@@ -176,7 +185,7 @@ def steep_filter(rng: Generator) -> Power:
 
 
 def reverberate(power: Power, seconds: float, wet_db: float) -> Power:
-    """Add an exponential tail that falls by 60 dB in so many seconds."""
+    """Add a tail to mel power [F, M] that falls by 60 dB in so many seconds."""
     decay = 10 ** (-6 * FRAME_S / seconds)
     wet = 10 ** (wet_db / 10) * (1 - decay)
     tail = lfilter([np.float32(wet)], np.array([1, -decay], np.float32), power, axis=0)
@@ -184,6 +193,7 @@ def reverberate(power: Power, seconds: float, wet_db: float) -> Power:
 
 
 def _at_level(power: Power, level: float, decibel: float) -> Power:
+    """Scale mel power to lie `decibel` above the mean power `level`; silence stays as it is."""
     mean = float(power.mean())
     if mean < SILENT:
         return power

@@ -13,16 +13,21 @@ import numpy as np
 
 from embedder.audio.decode import Samples, load_audio
 from embedder.errors import BadRequest
-from eval.data.clips import Clip, Event
+from eval.data.annotations import TrueEvent
+from eval.data.clips import Clip
 
 MIX_SECONDS: Final = 10.0
-BACKGROUND: Final = 10 ** (-50 / 20)
-EXCERPT: Final = 10 ** (-20 / 20)  # RMS of an excerpt, before its gain
+BACKGROUND: Final = 10 ** (-50 / 20)  # RMS of the noise, -50 dB
+EXCERPT: Final = 10 ** (-20 / 20)  # RMS of an excerpt before its gain, -20 dB
 FADE_SECONDS: Final = 0.01
 
 
 def mixtures(data: Path, folds: str, count: int, seed: int, split: str) -> list[Clip]:
-    """So many mixtures of ESC-10 excerpts from these folds, with known onsets and offsets."""
+    """Make `count` mixtures of ESC-10 excerpts from these folds ("12": folds 1 and 2).
+
+    Their events are known from onset to offset. `seed` decides everything; `split` becomes the
+    clips' split and the beginning of their names.
+    """
     usable = [path for path in esc10_files(data) if path.stem[0] in folds]
     if not usable:
         raise BadRequest(f"no sounds of the folds {folds!r} in {data / 'esc10'}")
@@ -32,7 +37,7 @@ def mixtures(data: Path, folds: str, count: int, seed: int, split: str) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Excerpt:
-    """So many seconds of a file, its loudest, to be heard from `onset` on."""
+    """The loudest `seconds` of a file, which begin at `onset` (in seconds) of the mixture."""
 
     path: Path
     onset: float
@@ -42,7 +47,7 @@ class _Excerpt:
 
 @dataclass(frozen=True, slots=True)
 class _Mixture:
-    """Excerpts over noise, at any rate."""
+    """Excerpts over noise; calling it with a sample rate in Hz makes the sound [S]."""
 
     excerpts: tuple[_Excerpt, ...]
     seed: int
@@ -60,27 +65,28 @@ class _Mixture:
 
 
 def _mixture(name: str, split: str, files: list[Path], rng: np.random.Generator) -> Clip:
-    """Two to six excerpts of 0.5 to 2 s; those of one class never overlap."""
+    """Mix two to six excerpts of 0.5 to 2 s; excerpts of one class never overlap."""
     excerpts: list[_Excerpt] = []
-    taken: list[Event] = []
+    events: list[TrueEvent] = []
     for path in rng.choice(np.array(files, dtype=object), rng.integers(2, 7), replace=False):
         seconds = round(float(rng.uniform(0.5, 2.0)), 2)
         onset = round(float(rng.uniform(0.2, MIX_SECONDS - 0.2 - seconds)), 2)
         gain = float(10 ** (rng.uniform(-6, 6) / 20))
-        event = Event(esc10_class(path), onset, round(onset + seconds, 2))
-        if all(event.label != e.label or _apart(event, e) for e in taken):
+        event = TrueEvent(onset, round(onset + seconds, 2), esc10_class(path))
+        if all(event.label != other.label or _apart(event, other) for other in events):
             excerpts.append(_Excerpt(path, onset, seconds, gain))
-            taken.append(event)
+            events.append(event)
     sound = _Mixture(tuple(excerpts), int(rng.integers(2**31)))
-    return Clip(name, sound, split, events=tuple(sorted(taken, key=lambda e: e.onset)))
+    return Clip(name, sound, split, events=tuple(sorted(events, key=lambda event: event.onset_s)))
 
 
-def _apart(one: Event, other: Event) -> bool:
-    return one.onset > other.offset + 0.5 or other.onset > one.offset + 0.5
+def _apart(first: TrueEvent, second: TrueEvent) -> bool:
+    """Whether at least half a second lies between two events."""
+    return first.onset_s > second.offset_s + 0.5 or second.onset_s > first.offset_s + 0.5
 
 
 def _loudest(samples: Samples, length: int) -> Samples:
-    """The stretch of most energy, brought to EXCERPT."""
+    """Return the `length` samples of most energy, scaled to the RMS EXCERPT."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     length = min(length, samples.size)
     start = int(np.argmax(energy[length:] - energy[:-length]))
@@ -91,6 +97,7 @@ def _loudest(samples: Samples, length: int) -> Samples:
 
 
 def _faded(samples: Samples, length: int) -> Samples:
+    """Fade samples [S] in and out, over `length` samples each."""
     ramp = np.minimum(1, (np.arange(samples.size, dtype=np.float32) + 1) / max(1, length))
     faded: Samples = samples * ramp * ramp[::-1]
     return faded

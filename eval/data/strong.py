@@ -1,4 +1,6 @@
-"""Strongly labelled sound: annotations, frame targets, stored pseudo-labels, made mixtures.
+"""Strongly labelled sound: frame targets, stored pseudo-labels, mixtures on disk.
+
+"Strong" labels say when a sound begins and ends; "weak" ones, that it is in the clip.
 
 Axes: N clips, T frames of 40 ms, C labels.
 """
@@ -19,10 +21,10 @@ from embedder.bulk.inputs import find_audio
 from embedder.defaults import FRAME_MS
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
+from eval.data.annotations import TrueEvent, read_truth
 from eval.data.clips import write_wav
 from eval.data.labelled import Dataset, Waves
 from eval.data.mixtures import mixtures
-from eval.scores.sed import TrueEvent, read_truth
 
 Frames = NDArray[np.float32]  # T C
 LABELS: Final = "labels.txt"
@@ -31,18 +33,18 @@ MIXTURE_RATE: Final = 32_000
 
 @dataclass(frozen=True, slots=True)
 class StrongSet:
-    """Clips whose events are known from onset to offset."""
+    """Clips whose events are known from onset to offset; `events` are those of each path."""
 
     labels: tuple[str, ...]
     paths: tuple[Path, ...]
     events: tuple[tuple[TrueEvent, ...], ...]
 
     def waves(self, sample_rate: int) -> Waves:
-        """The clips' sound, decoded when asked for."""
+        """Return the clips' sound, each decoded when it is asked for."""
         return Waves(list(self.paths), sample_rate)
 
     def targets(self, index: int, first: int, count: int) -> Frames:
-        """`frame_targets` of a clip's frames `first` to `first + count`: [count, C]."""
+        """Return `frame_targets` of clip `index`, frames `first` to `first + count`: [count, C]."""
         return frame_targets(self.events[index], self.labels, first, count)
 
 
@@ -52,10 +54,14 @@ def open_strong(
     labels: Sequence[str] | None = None,
     names: Path | None = None,
 ) -> StrongSet:
-    """Annotated clips that lie in `audio`, in the form that `eval.scores.sed.read_truth` reads.
+    """Open the annotated clips that lie in the folder `audio`.
 
-    `labels` are the targets' columns; default: every annotated label, sorted. Events of others
-    are left out.
+    Parameters
+    ----------
+    annotations, names : what `read_truth` reads.
+    audio : folder of the clips; a file's stem is its clip's name.
+    labels : the columns of the targets; default: every annotated label, sorted. Events with
+        another label are left out.
     """
     truth = read_truth(annotations, names)
     files = {Path(path).stem: Path(path) for path in find_audio([str(audio)])}
@@ -74,9 +80,9 @@ def open_strong(
 def frame_targets(
     events: Iterable[TrueEvent], labels: Sequence[str], first: int, count: int
 ) -> Frames:
-    """1 where a label sounds, else 0: [count, C], from frame `first` of the clip on.
+    """Return 1 where a label sounds, else 0: [count, C], from frame `first` of the clip on.
 
-    Onset and offset are rounded to frames; the shortest event still has one.
+    Onset and offset are rounded to frames, but even the shortest event has one frame.
     """
     targets = np.zeros((count, len(labels)), np.float32)
     for event in events:
@@ -87,30 +93,30 @@ def frame_targets(
 
 
 def clip_targets(dataset: Dataset, labels: Sequence[str]) -> Frames:
-    """A weakly labelled set's targets [N, C]; NaN for labels that it does not know of."""
-    known = {label: column for column, label in enumerate(dataset.labels)}
-    if not known.keys() & set(labels):
+    """Return the targets [N, C] of a weakly labelled set; NaN for labels that it does not have."""
+    columns = {label: column for column, label in enumerate(dataset.labels)}
+    if not columns.keys() & set(labels):
         raise BadRequest(
             f"the weakly labelled set has none of the labels {', '.join(labels[:5])}, ..."
         )
-    found = dataset.targets()
-    targets = np.full((len(found), len(labels)), np.nan, np.float32)
+    own_targets = dataset.targets()
+    targets = np.full((len(own_targets), len(labels)), np.nan, np.float32)
     for column, label in enumerate(labels):
-        if label in known:
-            targets[:, column] = found[:, known[label]]
+        if label in columns:
+            targets[:, column] = own_targets[:, columns[label]]
     return targets
 
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabels:
-    """Teachers' frame probabilities on disk, a float16 .npy [T, C] a clip, named after it."""
+    """Teachers' frame probabilities on disk: CLIP.npy, float16 [T, C], for each clip."""
 
     folder: Path
-    columns: tuple[int, ...]  # of the wanted labels, in their order
+    columns: tuple[int, ...]  # where each of the student's labels stands in the files
 
     @classmethod
     def open(cls, folder: Path, labels: Sequence[str]) -> PseudoLabels:
-        """Those that `write_pseudo` wrote; they must know every one of these labels."""
+        """Open what `write_pseudo` wrote; it must hold every one of these labels."""
         try:
             stored = (folder / LABELS).read_text("utf-8").splitlines()
         except OSError as error:
@@ -120,37 +126,38 @@ class PseudoLabels:
         return cls(folder, tuple(stored.index(label) for label in labels))
 
     def targets(self, path: Path, first: int, count: int) -> Frames:
-        """Probabilities of a clip's frames: [count, C], 0 beyond its end."""
+        """Return the probabilities of a clip's frames: [count, C], 0 beyond its end."""
         try:
             stored = np.load(self.folder / f"{path.stem}.npy", mmap_mode="r")
         except OSError as error:
             raise BadRequest(f"no pseudo-labels of {path.name} in {self.folder}") from error
-        found = np.asarray(stored[first : first + count][:, list(self.columns)], np.float32)
-        return np.pad(found, ((0, count - len(found)), (0, 0)))
+        frames = np.asarray(stored[first : first + count][:, list(self.columns)], np.float32)
+        return np.pad(frames, ((0, count - len(frames)), (0, 0)))
 
 
 def write_pseudo(
     folder: Path, teachers: Sequence[AudioEmbedder], paths: Iterable[Path]
 ) -> Iterator[Path]:
-    """Store the teachers' mean frame probabilities; yields each clip when it is done."""
+    """Store the mean of the teachers' frame probabilities; yield each path when it is done."""
     labels = teachers[0].labels
     if any(teacher.labels != labels for teacher in teachers):
         raise BadRequest("the teachers have different labels; name some that share theirs")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), "utf-8")
     for path in paths:
-        each = [
+        probabilities = [
             teacher.frame_probabilities(load_audio(path, teacher.sample_rate)).values[0].cpu()
             for teacher in teachers
         ]
-        frames = min(len(values) for values in each)  # rates round the last one differently
-        mean = np.mean([values[:frames].numpy() for values in each], axis=0)
+        # Teachers of different sample rates may differ by one frame at the end.
+        frames = min(len(values) for values in probabilities)
+        mean = np.mean([values[:frames].numpy() for values in probabilities], axis=0)
         np.save(folder / f"{path.stem}.npy", mean.astype(np.float16))
         yield path
 
 
 def write_mixtures(data: Path, out: Path, folds: str, count: int, seed: int) -> Path:
-    """Mixtures of ESC-10 excerpts as `out`/*.wav, annotated in the returned `out`.tsv."""
+    """Write `mixtures` as `out`/*.wav at 32 kHz, their events as `out`.tsv; return the latter."""
     out.mkdir(parents=True, exist_ok=True)
     annotations = out.with_name(f"{out.name}.tsv")
     with annotations.open("w", encoding="utf-8", newline="") as file:
@@ -160,15 +167,19 @@ def write_mixtures(data: Path, out: Path, folds: str, count: int, seed: int) -> 
             write_wav(out / f"{clip.name}.wav", clip.sound(MIXTURE_RATE), MIXTURE_RATE)
             for event in clip.events:
                 label = event.label.replace("_", " ")
-                table.writerow((clip.name, event.onset, event.offset, label))
+                table.writerow((clip.name, event.onset_s, event.offset_s, label))
     return annotations
 
 
 def shuffled(count: int, size: int, step: int, seed: Sequence[int]) -> list[int]:
-    """A step's examples: one shuffle of all of them after the other, cut into batches."""
-    places = range(step * size, (step + 1) * size)
+    """Return the indices of a step's `size` examples, out of `count`.
+
+    All examples are shuffled anew in each epoch; the epochs, one after the other, are cut into
+    batches.
+    """
+    positions = range(step * size, (step + 1) * size)
     orders = {
         epoch: np.random.default_rng([*seed, epoch]).permutation(count)
-        for epoch in {place // count for place in places}
+        for epoch in {position // count for position in positions}
     }
-    return [int(orders[place // count][place % count]) for place in places]
+    return [int(orders[position // count][position % count]) for position in positions]

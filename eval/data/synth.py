@@ -1,6 +1,8 @@
-"""Sounds that no recording holds: tones, sweeps, clicks, noises, plucks, by the seed.
+"""Made sounds: tones, sweeps, clicks, noises and calls, each decided by its random generator.
 
-They widen what a student sees during distillation. Axes: S samples.
+They add to what a student hears during distillation: recordings hold few of them.
+Every maker returns float32 [S] at RATE, one to ten seconds long, of any level.
+Axes: S samples.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ RATE: Final = 32_000  # samples a second of every sound made here
 
 
 def _seconds(rng: Generator) -> NDArray[np.float64]:
+    """Return the times [S] in seconds of a sound of random length."""
     return np.arange(int(RATE * rng.uniform(1.0, 10.0))) / RATE
 
 
 def _hertz(rng: Generator, low: float = 40.0, high: float = 12_000.0) -> float:
+    """Draw a frequency in Hz, uniform in pitch."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def harmonics(rng: Generator) -> Wave:
-    """A steady or trembling stack of partials, slightly inharmonic."""
+    """Make a tone of slightly inharmonic partials, steady or with vibrato."""
     t = _seconds(rng)
     f0 = _hertz(rng, 40, 3000)
     vibrato = 1 + rng.uniform(0, 0.03) * np.sin(2 * np.pi * rng.uniform(2, 9) * t)
@@ -39,7 +43,7 @@ def harmonics(rng: Generator) -> Wave:
 
 
 def sweep(rng: Generator) -> Wave:
-    """A tone gliding, once or again and again, between two pitches."""
+    """Make a tone that glides between two pitches, once or many times."""
     t = _seconds(rng)
     low, high = np.log(_hertz(rng)), np.log(_hertz(rng))
     cycle = (t * rng.uniform(0.1, 6.0)) % 1.0
@@ -50,7 +54,7 @@ def sweep(rng: Generator) -> Wave:
 
 
 def modulated_tone(rng: Generator) -> Wave:
-    """FM and AM at rates from a tremble to a ring."""
+    """Make a tone modulated in frequency and amplitude, at rates from 0.5 to 800 Hz."""
     t = _seconds(rng)
     carrier, rate = _hertz(rng), _hertz(rng, 1, 800)
     wave = np.sin(2 * np.pi * carrier * t + rng.uniform(0, 8) * np.sin(2 * np.pi * rate * t))
@@ -61,7 +65,7 @@ def modulated_tone(rng: Generator) -> Wave:
 
 
 def coloured_noise(rng: Generator) -> Wave:
-    """Noise with a power law, at times gated or swelling."""
+    """Make noise whose spectrum follows a power law; half of the time it is gated or swells."""
     t = _seconds(rng)
     spectrum = np.fft.rfft(rng.standard_normal(len(t)))
     hertz = np.maximum(np.fft.rfftfreq(len(t), 1 / RATE), 20.0)
@@ -73,12 +77,12 @@ def coloured_noise(rng: Generator) -> Wave:
 
 
 def white_noise(rng: Generator) -> Wave:
-    """Ten seconds of steady noise; filters give it its colour later."""
+    """Make ten seconds of steady noise; the mixer's filters colour it later."""
     return rng.standard_normal(10 * RATE).astype(np.float32)
 
 
 def clicks(rng: Generator) -> Wave:
-    """Impulses, regular or at random, each ringing in a few resonances."""
+    """Make impulses, regular or at random times, that excite a few resonances."""
     t = _seconds(rng)
     wave = np.zeros_like(t)
     rate = _hertz(rng, 0.5, 60)
@@ -99,7 +103,7 @@ def clicks(rng: Generator) -> Wave:
 
 
 def chirping(rng: Generator) -> Wave:
-    """Short calls with a bent pitch, as birds, insects and toys make them."""
+    """Make short calls of changing pitch, like those of birds, insects and toys."""
     t = _seconds(rng)
     wave = np.zeros_like(t)
     base, length = _hertz(rng, 300, 9000), rng.uniform(0.03, 0.4)
@@ -128,7 +132,7 @@ MAKERS: Final[tuple[Callable[[Generator], Wave], ...]] = (
 
 
 def sounds(count: int, seed: int = 0) -> Iterator[tuple[str, Wave]]:
-    """`count` named sounds [S] at 32 kHz, level -30 to 0 dB, at most full scale."""
+    """Yield `count` names and sounds [S] at RATE, whose peaks lie between -30 and 0 dB."""
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         maker = MAKERS[number % len(MAKERS)]

@@ -15,7 +15,7 @@ from embedder.extras import require
 from embedder.zoo import MODELS
 
 if TYPE_CHECKING:
-    from eval.hear.report import Report
+    from eval.hear.report import ScoreReport
     from eval.hear.run import Screen
 
 SOME_FAILED: Final = 1
@@ -184,17 +184,17 @@ def build(
 
 
 def resample(
-    tasks: Annotated[list[Path], typer.Argument(help="Task folders.")],
+    tasks: Annotated[list[Path], typer.Argument(help="HearTask folders.")],
     rate: Annotated[int, typer.Option(help="Of the model, in Hz.")] = 32_000,
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
 ) -> None:
     """Bring HEAR tasks to a model's sample rate, from the highest rate they have."""
     from eval.hear.run import Screen, bring_to_rate
-    from eval.hear.tasks import Task
+    from eval.hear.tasks import HearTask
 
     with Screen() as screen:
         for path in tasks:
-            task = Task.read(path)
+            task = HearTask.read(path)
             bring_to_rate(task, rate, workers, screen)
             files = sum(len(task.files(split)) for split in task.splits)
             screen.say(f"{path} has its {counted(files, 'file')} at {rate} Hz")
@@ -247,7 +247,7 @@ def _table(
         raise typer.Exit(SOME_FAILED)
 
 
-def _say(screen: Screen, report: Report, paths: Sequence[Path], heading: str) -> None:
+def _say(screen: Screen, report: ScoreReport, paths: Sequence[Path], heading: str) -> None:
     typer.echo(report.markdown(heading))
     for path in paths:
         screen.say(f"wrote {path}")

@@ -1,8 +1,9 @@
-"""The kit's own virtual environment, layered over the running one.
+"""The virtual environment of the HEAR kit, which sees the packages of the running one.
 
-heareval and hearvalidator are installed as published, with `--no-deps` (their pins are of 2021),
-beside current versions of what they use. What the running environment has already, torch above
-all, is seen through a .pth file and not installed again. The running environment is only read.
+heareval and hearvalidator are installed as published, but with `--no-deps`, because they pin
+versions of 2021; current versions of what they use are installed beside them. Packages of the
+running environment, above all torch, are seen through a .pth file and not installed again. The
+running environment itself is not changed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LIBRARIES: Final = (
     *("click", "intervaltree", "librosa", "more-itertools", "pandas>=2.2", "python-slugify"),
     *("pytorch-lightning>=2.4,<3", "scikit-learn", "sed_eval", "soundfile", "torchinfo", "tqdm"),
 )
-SHARED: Final = ("torch", "numpy")  # never a second copy of these
+SHARED: Final = ("torch", "numpy")  # these must not be installed a second time
 STAMP: Final = "hear-kit.json"
 
 
@@ -45,27 +46,29 @@ class KitFailed(EmbedderError):
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """A ready environment."""
+    """An environment in which the kit is installed."""
 
     folder: Path
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """The path of its interpreter."""
         return _python(self.folder)
 
     def command(self, *arguments: str) -> list[str]:
-        """What runs `startup` with these arguments."""
+        """Return the command line that runs eval.hear.startup with these arguments."""
         return [str(self.python), "-m", "eval.hear.startup", *arguments]
 
     def variables(self, threads: int = 1) -> dict[str, str]:
-        """Environment of such a process, in any folder: modules and weights are found as here.
+        """Return the environment variables for such a command.
 
-        `threads` are for embedding; heareval's own networks are too small for more than one.
+        With them, the process finds modules and weights as this one does, in whatever folder it
+        runs. `threads` serve embedding; for predictions one is best, because heareval's networks
+        are small.
         """
-        ours = Path(embedder.__file__).resolve().parents[1]
-        seen = [] if str(ours) in site.getsitepackages() else [str(ours)]
-        path = [*seen, str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        root = str(Path(embedder.__file__).resolve().parents[1])
+        sources = [] if root in site.getsitepackages() else [root]
+        path = [*sources, str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
         weights = [folder.resolve() for folder in weights_dirs()[:-1]]  # the last is the cache
         return {
             **os.environ,
@@ -80,13 +83,13 @@ class Kit:
 
 
 def default_folder() -> Path:
-    """Where the kit lives unless told otherwise: the user's cache, one for each interpreter."""
+    """Return the default folder of the kit: in the user's cache, another for each interpreter."""
     key = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
     return cache_dir() / "hear" / f"kit-py{sys.version_info.major}{sys.version_info.minor}-{key}"
 
 
 def ready(folder: Path) -> Kit | None:
-    """The kit in this folder, if it is whole and was made for the running environment."""
+    """Return the kit in this folder if it is complete and belongs to the running environment."""
     stamp = folder / STAMP
     if stamp.is_file() and json.loads(stamp.read_text("utf-8")) == _recipe():
         return Kit(folder)
@@ -94,12 +97,12 @@ def ready(folder: Path) -> Kit | None:
 
 
 def create(folder: Path) -> Kit:
-    """Install the kit into `folder`; it appears whole or not at all.
+    """Install the kit into `folder`, which appears when all is done, or not at all.
 
     Raises
     ------
     BadRequest : the folder holds something else.
-    KitFailed : pip failed; the message ends as its output did.
+    KitFailed : pip failed; the message holds the end of its output.
     """
     if folder.exists() and not (folder / STAMP).is_file() and any(folder.iterdir()):
         raise BadRequest(
@@ -113,14 +116,14 @@ def create(folder: Path) -> Kit:
         _see_through(fresh, [*site.getsitepackages(), *user])
         _install(fresh)
         (fresh / STAMP).write_text(json.dumps(_recipe()), "utf-8")
-        if ready(folder) is None:  # nobody else was faster
+        if ready(folder) is None:  # no other process was faster
             shutil.rmtree(folder, ignore_errors=True)
             fresh.replace(folder)
     return Kit(folder)
 
 
 def _recipe() -> dict[str, Any]:
-    """What an environment depends on; another recipe means another environment."""
+    """Return all that an environment depends on; if this changes, it must be made again."""
     return {
         "packages": [*PACKAGES, *LIBRARIES],
         "over": sys.prefix,
@@ -135,8 +138,8 @@ def _python(folder: Path) -> Path:
 
 def _see_through(folder: Path, packages: Iterable[str]) -> None:
     """Let the environment see other site-packages after its own, editable installs included."""
-    ask = "import sysconfig, sys; sys.stdout.write(sysconfig.get_path('purelib'))"
-    own = _run([str(_python(folder)), "-c", ask])
+    code = "import sysconfig, sys; sys.stdout.write(sysconfig.get_path('purelib'))"
+    own = _run([str(_python(folder)), "-c", code])
     calls = "; ".join(f"site.addsitedir({path!r})" for path in packages)
     (Path(own.strip()) / "_running_environment.pth").write_text(f"import site; {calls}\n", "utf-8")
 
@@ -152,6 +155,6 @@ def _install(folder: Path) -> None:
 def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise KitFailed(f"the kit's environment cannot be made; {command[3]} said:\n{said}")
+        output = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise KitFailed(f"the kit's environment cannot be made; {command[3]} said:\n{output}")
     return done.stdout

@@ -21,8 +21,12 @@ CHALLENGE: Final = "HEAR 2021"
 
 
 @dataclass(frozen=True, slots=True)
-class HearTask:
-    """One of the 19. `folders` as distributed; a task of several folders is their mean."""
+class PublishedTask:
+    """One of HEAR's 19 tasks.
+
+    `folders` are the names that it is distributed under. The score of a task with several folders
+    is the mean of theirs.
+    """
 
     title: str
     group: Group
@@ -30,14 +34,14 @@ class HearTask:
     folders: tuple[str, ...]
 
 
-def _task(title: str, group: Group, metric: str, *folders: str) -> HearTask:
-    return HearTask(title, group, metric, folders)
+def _task(title: str, group: Group, metric: str, *folders: str) -> PublishedTask:
+    return PublishedTask(title, group, metric, folders)
 
 
-# The paper names the three groups and not all of their members; this is the split that its
-# remarks on single tasks imply.
+# The paper names the three groups, but does not list their tasks. This division follows from what
+# it says about single tasks.
 # fmt: off
-TASKS: Final[Mapping[str, HearTask]] = MappingProxyType({
+TASKS: Final[Mapping[str, PublishedTask]] = MappingProxyType({
     "crema_d": _task("CREMA-D", "Speech", "top1_acc", "tfds_crema_d-1.0.0-full"),
     "libricount": _task("LibriCount", "Speech", "top1_acc", "libricount-v1.0.0-hear2021-full"),
     "speech_commands_5h": _task("Speech Commands 5h", "Speech", "top1_acc",
@@ -70,7 +74,7 @@ TASKS: Final[Mapping[str, HearTask]] = MappingProxyType({
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A row of the leaderboard; scores by our names of the tasks, where there are any."""
+    """A row of the leaderboard; `scores` holds the tasks that it has, by our names."""
 
     model: str
     date: str
@@ -79,7 +83,7 @@ class Submission:
 
 @cache
 def leaderboard() -> tuple[Submission, ...]:
-    """All rows, in the order of the official table."""
+    """Return all rows, in the order of the official table."""
     text = resources.files("eval.hear").joinpath("leaderboard.csv").read_text("utf-8")
     return tuple(
         Submission(
@@ -91,17 +95,17 @@ def leaderboard() -> tuple[Submission, ...]:
 
 @cache
 def best(task: str) -> float:
-    """The best score in the HEAR 2021 challenge."""
+    """Return the best score on a task in the HEAR 2021 challenge."""
     return max(
         row.scores[task] for row in leaderboard() if row.date == CHALLENGE and task in row.scores
     )
 
 
 def known(folder: str) -> str | None:
-    """Our name of the task in this folder; None of a task that is not HEAR's."""
+    """Return our name of the task that HEAR distributes as this folder, or None."""
     return next((name for name, task in TASKS.items() if folder in task.folders), None)
 
 
 def normalised(task: str, score: float) -> float:
-    """The score as a share of the best challenge system's."""
+    """Return the score as a share of the best one in the challenge."""
     return score / best(task)

@@ -1,11 +1,11 @@
 """One model on one task: embeddings, then predictions, each by the official runner.
 
-    OUT/MODEL/TASK.json               what the scores were made from
-    OUT/MODEL/TASK.log                everything the kit said
-    OUT/MODEL/embeddings/*/TASK/      what the kit wrote, scores included
+    OUT/MODEL/TASK.json               all that decides the scores
+    OUT/MODEL/TASK.log                the kit's output
+    OUT/MODEL/embeddings/*/TASK/      the kit's files, scores included
 
-A job whose inputs are unchanged continues, or is skipped; one whose weights, task, options or
-grid changed starts anew.
+A job with the same inputs as before continues, or is skipped if it was finished. If the weights,
+the task, the options or the grid have changed, it starts again.
 """
 
 from __future__ import annotations
@@ -22,56 +22,55 @@ from typing import Any, Final
 
 from eval.hear.environment import PACKAGES, Kit, KitFailed
 from eval.hear.models import Described
-from eval.hear.tasks import Task
+from eval.hear.tasks import HearTask
 
 SCORES: Final = "test.predicted-scores.json"
 EMBEDDED: Final = ".done.embeddings"
 PREDICTED: Final = "prediction-done.json"
 POLL_SECONDS: Final = 0.5
 
-# Called with what the job does now, and steps done and to do of it.
-Watch = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # name of the phase, steps done, steps in all
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard heareval searches: its grid, and how many points of it."""
+    """How long heareval searches: the grid of hyper-parameters, and how many points of it."""
 
     grid: str = "default"
     grid_points: int = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A model, a task and where the results go."""
+class HearJob:
+    """A model, a task and the folder for results."""
 
     model: Described
-    task: Task
+    task: HearTask
     out: Path
     effort: Effort
 
     @property
     def folder(self) -> Path:
-        """Of this model, for all tasks."""
+        """The folder with all results of this model."""
         return self.out / self.model.candidate.folder
 
     @property
     def record(self) -> Path:
-        """What the results were made from."""
+        """The file that says what the results were made from."""
         return self.folder / f"{self.task.name}.json"
 
     @property
     def log(self) -> Path:
-        """The kit's output."""
+        """The file with the kit's output."""
         return self.folder / f"{self.task.name}.log"
 
     def request(self) -> dict[str, Any]:
-        """All that decides the scores."""
-        one = self.model.candidate
+        """Return all that decides the scores, as JSON values."""
+        candidate = self.model.candidate
         return {
-            "label": one.label,
-            "module": one.module,
-            "options": dict(one.options),
+            "label": candidate.label,
+            "module": candidate.module,
+            "options": dict(candidate.options),
             "state_sha256": self.model.state_sha256,
             "task": self.task.name,
             "task_sha256": self.task.fingerprint(),
@@ -82,56 +81,63 @@ class Job:
         }
 
     def results(self) -> Path | None:
-        """Where heareval put this task, once it has begun."""
+        """Return the folder that heareval writes this task to, or None if it has not begun."""
         return next(self.folder.glob(f"embeddings/*/{self.task.name}"), None)
 
     def scores(self) -> dict[str, Any] | None:
-        """heareval's own scores of exactly this request, if they are there."""
-        found = self.results()
-        if found is None or not (found / PREDICTED).is_file() or not self._is_current():
+        """Return heareval's scores of exactly this request, or None if it is not finished."""
+        results = self.results()
+        if results is None or not (results / PREDICTED).is_file() or not self._is_current():
             return None
-        scores: dict[str, Any] = json.loads((found / SCORES).read_text("utf-8"))
+        scores: dict[str, Any] = json.loads((results / SCORES).read_text("utf-8"))
         return scores
 
     def seconds(self) -> dict[str, float]:
-        """What heareval says embedding and predicting took."""
-        found = self.results()
-        if found is None:
+        """Return how long embedding and predicting took, by heareval's own clock."""
+        results = self.results()
+        if results is None:
             return {}
-        embedding = json.loads((found / "profile.embeddings.json").read_text("utf-8"))
-        predicting = json.loads((found / PREDICTED).read_text("utf-8"))
+        embedding = json.loads((results / "profile.embeddings.json").read_text("utf-8"))
+        predicting = json.loads((results / PREDICTED).read_text("utf-8"))
         return {"embed": embedding["time_elapsed"], "predict": predicting["time"]}
 
-    def run(self, kit: Kit, threads: int, watch: Watch, stop: Event) -> None:
-        """Do what is not done yet; KitFailed says where the log is."""
+    def run(self, kit: Kit, threads: int, on_progress: OnProgress, stop: Event) -> None:
+        """Do all that is not done yet; `stop` ends it early.
+
+        Raises KitFailed, which names the log, if a part of the kit fails or `stop` is set.
+        """
         if not self._is_current():
             self._forget()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.record.write_text(json.dumps(self.request(), indent=1), "utf-8")
-        found = self.results()
-        if found is None or not (found / EMBEDDED).is_file():
+        results = self.results()
+        if results is None or not (results / EMBEDDED).is_file():
             total = sum(len(self.task.files(split)) for split in self.task.splits)
             self._call(
                 kit.command(*self._embed()),
                 kit.variables(threads),
-                lambda: watch("embedding", self._embedded(), total),
+                lambda: on_progress("embedding", self._embedded(), total),
                 stop,
             )
-        found = self.results()
-        if found is None:
+        results = self.results()
+        if results is None:
             raise KitFailed(f"heareval wrote no embeddings; see {self.log}")
-        if not (found / PREDICTED).is_file():
+        if not (results / PREDICTED).is_file():
             folds = (
                 len(self.task.splits) if self.task.metadata["split_mode"] != "trainvaltest" else 1
             )
             total = self.effort.grid_points + folds
-            log = found / "prediction.log"
-            log.unlink(missing_ok=True)  # of a run that was interrupted
-            command = kit.command(*self._predict(found.relative_to(self.folder)))
+            log = results / "prediction.log"
+            log.unlink(missing_ok=True)  # an interrupted run may have left it
+            command = kit.command(*self._predict(results.relative_to(self.folder)))
             self._call(
-                command, kit.variables(), lambda: watch("predicting", _trained(log), total), stop
+                command,
+                kit.variables(),
+                lambda: on_progress("predicting", _trained(log), total),
+                stop,
             )
-            shutil.rmtree(self.folder / "logs" / found.relative_to(self.folder), ignore_errors=True)
+            logs = self.folder / "logs" / results.relative_to(self.folder)
+            shutil.rmtree(logs, ignore_errors=True)
 
     def _is_current(self) -> bool:
         if not self.record.is_file():
@@ -140,18 +146,20 @@ class Job:
         return recorded == self.request()
 
     def _forget(self) -> None:
-        found = self.results()
-        if found is not None:
-            shutil.rmtree(found)
+        """Delete the results and the log of a job whose inputs have changed."""
+        results = self.results()
+        if results is not None:
+            shutil.rmtree(results)
         self.log.unlink(missing_ok=True)
 
     def _embed(self) -> list[str]:
-        one = self.model.candidate
-        weights = ["--model", str(one.weights)] if one.weights else []
+        candidate = self.model.candidate
+        weights = ["--model", str(candidate.weights)] if candidate.weights else []
+        options = json.dumps(dict(candidate.options))
         return [
-            *("heareval.embeddings.runner", one.module, *weights),
+            *("heareval.embeddings.runner", candidate.module, *weights),
             *("--tasks-dir", str(self.task.path.parent.resolve()), "--task", self.task.name),
-            *("--embeddings-dir", "embeddings", "--model-options", json.dumps(dict(one.options))),
+            *("--embeddings-dir", "embeddings", "--model-options", options),
         ]
 
     def _predict(self, results: Path) -> list[str]:
@@ -165,6 +173,7 @@ class Job:
     def _call(
         self, command: list[str], variables: dict[str, str], look: Callable[[], None], stop: Event
     ) -> None:
+        """Run a command to its end; call `look` again and again until then."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=variables, stdout=log, stderr=subprocess.STDOUT
@@ -182,16 +191,20 @@ class Job:
             raise KitFailed(f"{lines[0] if lines else 'heareval failed'}; see {self.log}")
 
     def _embedded(self) -> int:
-        found = self.results()
-        if found is None:
+        """Count the clips whose embeddings are on disk."""
+        results = self.results()
+        if results is None:
             return 0
-        splits = (found / split for split in self.task.splits)
+        splits = (results / split for split in self.task.splits)
         names = (name for split in splits if split.is_dir() for name in os.listdir(split))  # noqa: PTH208
         return sum(name.endswith(".embedding.npy") for name in names)
 
 
 def _trained(log: Path) -> int:
-    """Networks whose training has begun, but one: grid points, then the other folds."""
+    """Count the networks whose training has ended: one a grid point, then one a further fold.
+
+    The log has a line when each begins, so all but the last have ended.
+    """
     if not log.is_file():
         return 0
     lines = log.read_text("utf-8", "replace").splitlines()

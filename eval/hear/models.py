@@ -1,9 +1,9 @@
-"""What can be judged: models of the zoo, checkpoints, and any other HEAR module.
+"""What can be scored: models of the zoo, checkpoints, and any other HEAR module.
 
 mn04_as                      a model of the zoo, through `hear_api`
 runs/x/model.safetensors     a self-describing checkpoint
 mn04_as=weights.pt           a checkpoint of a named model
-module:hearbaseline          any module heareval accepts
+module:hearbaseline          any module that heareval accepts
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MODULE_PREFIX: Final = "module:"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One row of the table: how heareval is to load it, and what it is called there."""
+    """A model that is to be scored: its name in the tables, and how heareval loads it."""
 
     label: str
     module: str
@@ -37,15 +37,15 @@ class Candidate:
 
     @property
     def folder(self) -> str:
-        """A folder name for its results: the label, made safe and unmistakable."""
-        known = json.dumps([self.module, self.options, str(self.weights)], sort_keys=True)
-        digest = hashlib.sha256(known.encode()).hexdigest()[:8]
+        """The name of the folder for its results: the label, and a hash of all else."""
+        identity = json.dumps([self.module, self.options, str(self.weights)], sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         return f"{re.sub(r'[^A-Za-z0-9_+-]+', '-', self.label)[:60]}-{digest}"
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A candidate as it was found when loaded inside the kit."""
+    """A candidate, and what its model says of itself when it is loaded inside the kit."""
 
     candidate: Candidate
     sample_rate: int
@@ -56,13 +56,13 @@ class Described:
 
 
 def candidate(text: str, options: Mapping[str, Any] | None = None) -> Candidate:
-    """What the user wrote, as the table at the top of this module says.
+    """Return the candidate that the user means by `text`, as the table above says.
 
-    `options` go to `load_model`, and into the label.
+    `options` are passed to `load_model`, and shown in the label.
 
     Raises
     ------
-    EmbedderError : no such model or file, or weights that cannot be had.
+    EmbedderError : there is no such model or file, or its weights cannot be loaded.
     """
     options = dict(options or {})
     label = text.removeprefix(MODULE_PREFIX)
@@ -75,44 +75,49 @@ def candidate(text: str, options: Mapping[str, Any] | None = None) -> Candidate:
     else:
         name, _, weights = text.partition("=")
         spec = lookup(name)
-        checkpoints.load(spec, weights or None)  # found, fetched or refused before anything runs
+        checkpoints.load(spec, weights or None)  # bad weights are refused before anything runs
         file = Path(weights).resolve() if weights else None
         made = Candidate(name, OURS, {"name": name, **options}, file)
     return made if not options else replace(made, label=f"{made.label} {_short(options)}")
 
 
-def describe(kit: Kit, one: Candidate) -> Described:
-    """Load it inside the kit and look; KitFailed says why that was not possible."""
-    weights = [str(one.weights)] if one.weights else []
-    command = kit.command("--options", json.dumps(dict(one.options)), "--describe", one.module)
+def describe(kit: Kit, candidate: Candidate) -> Described:
+    """Load a candidate inside the kit and describe its model; KitFailed if it does not load."""
+    weights = [str(candidate.weights)] if candidate.weights else []
+    options = json.dumps(dict(candidate.options))
+    command = kit.command("--options", options, "--describe", candidate.module)
     done = subprocess.run(
         [*command, *weights], env=kit.variables(), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        raise KitFailed(f"{one.label} does not load inside the kit; it said: {said[0]}")
-    return Described(one, **json.loads(done.stdout.splitlines()[-1]))
+        last_line = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise KitFailed(f"{candidate.label} does not load inside the kit; it said: {last_line[0]}")
+    return Described(candidate, **json.loads(done.stdout.splitlines()[-1]))
 
 
-def validate(kit: Kit, one: Candidate) -> str:
-    """Put it through the official validator; returns what that said, or raises KitFailed."""
-    weights = ["--model", str(one.weights)] if one.weights else []
-    command = kit.command("--options", json.dumps(dict(one.options)), "hearvalidator.validate")
+def validate(kit: Kit, candidate: Candidate) -> str:
+    """Run the official validator on a candidate; return its output.
+
+    Raises KitFailed, with the end of the output, if the validator refuses the candidate.
+    """
+    weights = ["--model", str(candidate.weights)] if candidate.weights else []
+    options = json.dumps(dict(candidate.options))
+    command = kit.command("--options", options, "hearvalidator.validate")
     done = subprocess.run(
-        [*command, one.module, *weights],
+        [*command, candidate.module, *weights],
         env=kit.variables(),
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode or "Looks good!" not in done.stdout:
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise KitFailed(f"hearvalidator refuses {one.label}:\n{said}")
+        output = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise KitFailed(f"hearvalidator refuses {candidate.label}:\n{output}")
     return done.stdout + done.stderr
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """The JSON object of `--model-options`."""
+    """Parse the JSON object of `--model-options`; BadRequest if it is none."""
     try:
         options = json.loads(text)
     except ValueError as error:
@@ -123,6 +128,7 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 def _short(options: Mapping[str, Any]) -> str:
+    """Write options as they stand in a label: "taps=mel+b5"."""
     return " ".join(
         f"{key}={'+'.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in options.items()

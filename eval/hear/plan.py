@@ -1,4 +1,4 @@
-"""A task to be, and writing it as HEAR lays tasks out."""
+"""A task that is to be written, and writing it in HEAR's layout (see eval.hear.tasks)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from eval.hear.tasks import (
     TRAIN_VALID_TEST,
     VOCABULARY,
     Advance,
-    Task,
+    HearTask,
     no_news,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A task to be written.
+class TaskPlan:
+    """A task that is to be written.
 
-    `seconds` is what every clip is padded or trimmed to; None keeps each as long as it is.
-    The first of `scores` decides (names of `heareval.score`).
+    Every clip is padded or trimmed to `seconds`; None keeps each as long as it is. `scores` are
+    names of `heareval.score`; models are selected, and shown in the tables, by the first.
     """
 
     name: str
@@ -44,19 +44,21 @@ class Plan:
 
     @property
     def splits(self) -> list[str]:
-        """Sorted folds, or train, valid and test in this order."""
-        found = {clip.split for clip in self.clips}
-        return list(TRAIN_VALID_TEST) if found == set(TRAIN_VALID_TEST) else sorted(found)
+        """The names of the folds, sorted, or train, valid and test in this order."""
+        names = {clip.split for clip in self.clips}
+        return list(TRAIN_VALID_TEST) if names == set(TRAIN_VALID_TEST) else sorted(names)
 
 
 def write_task(
-    plan: Plan,
+    plan: TaskPlan,
     folder: Path,
     rate: int = ORIGINAL_RATE,
     workers: int = 2,
     advance: Advance = no_news,
-) -> Task:
-    """Write a task into `folder / plan.name`; it appears whole or not at all.
+) -> HearTask:
+    """Write a task into `folder / plan.name`, which appears when all is done, or not at all.
+
+    `advance` is called after each clip; `rate` is in Hz.
 
     Raises
     ------
@@ -81,34 +83,39 @@ def write_task(
 
         in_parallel(write, plan.clips, workers)
         path.replace(target)
-    return Task.read(target)
+    return HearTask.read(target)
 
 
 def fitted(samples: Samples, rate: int, seconds: float | None) -> Samples:
-    """Trimmed, or padded with silence, to exactly so many seconds."""
+    """Trim samples [S], or pad them with silence, to exactly so many seconds."""
     if seconds is None:
         return samples
-    wanted = round(seconds * rate)
-    return np.pad(samples[:wanted], (0, max(0, wanted - samples.size)))
+    length = round(seconds * rate)
+    return np.pad(samples[:length], (0, max(0, length - samples.size)))
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: TaskPlan) -> None:
+    """Raise BadRequest if HEAR could not use the task."""
     splits = plan.splits
     if splits != list(TRAIN_VALID_TEST) and (len(splits) < 3 or set(splits) & {*TRAIN_VALID_TEST}):
         raise BadRequest(
             f"{plan.name} has the splits {', '.join(splits) or '(none)'}; "
             "HEAR needs train, valid and test, or at least 3 folds"
         )
-    twice = [name for name, n in Counter(clip.name for clip in plan.clips).items() if n > 1]
-    if twice:
-        raise BadRequest(f"{plan.name} has two clips named {twice[0]!r}; names must differ")
+    counts = Counter(clip.name for clip in plan.clips)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise BadRequest(f"{plan.name} has two clips named {repeated[0]!r}; names must differ")
     if plan.prediction == "multiclass":
-        odd = next((clip for clip in plan.clips if len(clip.labels) != 1), None)
-        if odd:
-            raise BadRequest(f"{odd.name} has {len(odd.labels)} labels; multiclass needs one each")
+        wrong = next((clip for clip in plan.clips if len(clip.labels) != 1), None)
+        if wrong:
+            raise BadRequest(
+                f"{wrong.name} has {len(wrong.labels)} labels; multiclass needs one each"
+            )
 
 
-def _write_facts(plan: Plan, path: Path) -> None:
+def _write_facts(plan: TaskPlan, path: Path) -> None:
+    """Write the vocabulary, the truth of each split, and the metadata."""
     labels = {label for clip in plan.clips for label in clip.labels}
     labels |= {event.label for clip in plan.clips for event in clip.events}
     with (path / VOCABULARY).open("w", encoding="utf-8", newline="") as file:
@@ -133,9 +140,11 @@ def _write_facts(plan: Plan, path: Path) -> None:
     (path / METADATA).write_text(json.dumps(metadata, indent=1), "utf-8")
 
 
-def _truth(plan: Plan, clip: Clip) -> list[Any]:
+def _truth(plan: TaskPlan, clip: Clip) -> list[Any]:
+    """Return a clip's labels, or its events with times in milliseconds."""
     if plan.kind == "scene":
         return list(clip.labels)
     return [
-        {"label": e.label, "start": e.onset * 1000, "end": e.offset * 1000} for e in clip.events
+        {"label": event.label, "start": event.onset_s * 1000, "end": event.offset_s * 1000}
+        for event in clip.events
     ]

@@ -1,4 +1,4 @@
-"""The paper's figures 1 and 2 (arXiv 2303.01879) over any report."""
+"""The paper's figures 1 and 2 (arXiv 2303.01879), drawn from any report."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embedder.extras import require
 from eval.hear import facts
-from eval.hear.report import OWN, Report, Row, group
+from eval.hear.report import OWN, ModelScores, ScoreReport, group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Single models that the paper compares with.
+# The single models of the leaderboard that the paper compares with.
 COMPARED: Final = (
     *("CP-JKU PaSST base", "wav2vec2", "Logitech AI SERAB BYOL-S", "OpenL3"),
     *("RedRice EfficientNet-B2", "CVSSP PANNS"),
 )
 
 
-def distributions(report: Report, path: Path) -> Path:
-    """Fig. 1: normalised scores of each model by group of tasks, best median first.
+def distributions(report: ScoreReport, path: Path) -> Path:
+    """Draw Fig. 1: normalised scores of each model by group of tasks, best median first.
 
-    Own tasks have no challenge score to be normalised by and appear as they are.
+    Own tasks have no challenge score to be normalised by; their scores are drawn as they are.
     """
     figure, axes = _figure(1, 9.0)
     rows = [*report.rows, *(row for row in report.published if row.label in COMPARED)]
     rows.sort(key=lambda row: median(_values(row) or [0.0]), reverse=True)
-    groups = [g for g in (*facts.GROUPS, OWN) if any(group(task) == g for task in report.tasks)]
+    groups = [
+        name for name in (*facts.GROUPS, OWN) if any(group(task) == name for task in report.tasks)
+    ]
     width = 0.8 / len(rows)
     for index, row in enumerate(rows):
-        filled = [(at, _values(row, each)) for at, each in enumerate(groups)]
-        filled = [(at, values) for at, values in filled if values]
-        places = [at + (index - (len(rows) - 1) / 2) * width for at, _ in filled]
+        filled = [(number, _values(row, name)) for number, name in enumerate(groups)]
+        filled = [(number, values) for number, values in filled if values]
+        positions = [number + (index - (len(rows) - 1) / 2) * width for number, _ in filled]
         boxes = axes.boxplot(
             [values for _, values in filled],
-            positions=places,
+            positions=positions,
             widths=width * 0.8,
             patch_artist=True,
             medianprops={"color": "black"},
@@ -52,34 +54,35 @@ def distributions(report: Report, path: Path) -> Path:
     return _saved(figure, path)
 
 
-def complexity(report: Report, path: Path) -> Path:
-    """Fig. 2: mean normalised score against the number of parameters.
+def complexity(report: ScoreReport, path: Path) -> Path:
+    """Draw Fig. 2: mean normalised score against the number of parameters.
 
-    Where no task is HEAR's, the mean score. Lines are rows of the leaderboard, whose parameters
-    it does not list.
+    If no task is HEAR's, it is the mean of the scores as they are. Models of the leaderboard are
+    drawn as lines, because it does not list their parameters.
     """
     figure, axes = _figure(1, 6.5)
     for row in report.rows:
         if row.parameters and row.scores:
-            place = (row.parameters / 1e6, row.quality())
-            axes.semilogx(*place, "o", color="C0")
-            axes.annotate(row.label, place, textcoords="offset points", xytext=(6, -3))
-    for index, row in enumerate(r for r in report.published if r.label in COMPARED):
+            point = (row.parameters / 1e6, row.quality())
+            axes.semilogx(*point, "o", color="C0")
+            axes.annotate(row.label, point, textcoords="offset points", xytext=(6, -3))
+    compared = [row for row in report.published if row.label in COMPARED]
+    for index, row in enumerate(compared):
         axes.axhline(row.quality(), color=f"C{index + 1}", ls=":", label=row.label)
     axes.set_xlabel("parameters (millions)")
-    known = any(task in facts.TASKS for task in report.tasks)
-    axes.set_ylabel("mean normalised score" if known else "mean score")
+    normalised = any(task in facts.TASKS for task in report.tasks)
+    axes.set_ylabel("mean normalised score" if normalised else "mean score")
     axes.grid(alpha=0.3, which="both")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     return _saved(figure, path)
 
 
-def _values(row: Row, only: str | None = None) -> list[float]:
-    """Normalised scores, and own tasks' as they are; of one group or of all."""
-    known = row.normalised()
+def _values(row: ModelScores, only: str | None = None) -> list[float]:
+    """Return normalised scores, and those of own tasks as they are, of one group or of all."""
+    normalised = row.normalised()
     return [
-        known.get(task, score.value)
+        normalised.get(task, score.value)
         for task, score in row.scores.items()
         if only in (None, group(task))
     ]
@@ -101,8 +104,8 @@ def _saved(figure: Any, path: Path) -> Path:
     return path
 
 
-def draw(report: Report, folder: Path, name: str) -> Sequence[Path]:
-    """Both figures as NAME-distributions.png and NAME-complexity.png."""
+def draw(report: ScoreReport, folder: Path, name: str) -> Sequence[Path]:
+    """Draw both figures as NAME-distributions.png and NAME-complexity.png; return their paths."""
     return [
         distributions(report, folder / f"{name}-distributions.png"),
         complexity(report, folder / f"{name}-complexity.png"),

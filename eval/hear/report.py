@@ -1,8 +1,9 @@
-"""From heareval's score files to one table, as Markdown and JSON.
+"""Reads heareval's score files and makes one table, as Markdown and JSON.
 
-Each task is scored by its first metric; k-fold tasks by the mean over folds. Tasks of the HEAR
-benchmark are also normalised by the best challenge score and averaged by group, and rows of the
-leaderboard stand beside ours. Own tasks have no such best: they are shown as they are.
+Each task is scored by its first metric, k-fold tasks by the mean over their folds. Scores of the
+HEAR benchmark's tasks are also normalised by the best challenge score and averaged by group, and
+rows of the leaderboard stand beside ours. The user's own tasks have no best score: theirs are
+shown as they are.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import Any, Final
 from embedder.version import __version__
 from eval.hear import facts
 from eval.hear.environment import PACKAGES
-from eval.hear.jobs import Job
+from eval.hear.jobs import HearJob
 
 OWN: Final = "Own"
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One model on one task; `std` is over folds, None where there are none."""
+    """The score of a model on a task; `std` is the deviation over folds, None without folds."""
 
     value: float
     std: float | None = None
@@ -38,8 +39,12 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A model with its scores by task: a task's own name, or ours of one of HEAR's 19."""
+class ModelScores:
+    """A row of the table: a model with its scores by task.
+
+    HEAR's 19 tasks have the names of `facts.TASKS`; other tasks have the name of their folder.
+    `seconds` are the times that embedding and predicting took, by task.
+    """
 
     label: str
     scores: Mapping[str, Score]
@@ -48,7 +53,7 @@ class Row:
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def normalised(self) -> dict[str, float]:
-        """Shares of the best challenge scores, of the tasks that HEAR knows."""
+        """Return the scores of HEAR's tasks as shares of the best challenge scores."""
         return {
             task: facts.normalised(task, score.value)
             for task, score in self.scores.items()
@@ -56,33 +61,37 @@ class Row:
         }
 
     def mean(self, group: str | None = None) -> float | None:
-        """Mean normalised score, of one group or of all; None without a task of it."""
-        values = [v for t, v in self.normalised().items() if group in (None, facts.TASKS[t].group)]
+        """Return the mean normalised score of a group, or of all; None if it has no task."""
+        values = [
+            value
+            for task, value in self.normalised().items()
+            if group in (None, facts.TASKS[task].group)
+        ]
         return fmean(values) if values else None
 
     def quality(self) -> float:
-        """What rows are ordered by: mean normalised score, or the mean score of own tasks."""
+        """Return what rows are ordered by: the mean normalised score, or the mean of own tasks."""
         mean = self.mean()
         values = [score.value for score in self.scores.values()]
         return mean if mean is not None else fmean(values) if values else 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All rows of a run; `metrics` by task."""
+class ScoreReport:
+    """All rows of a run, the metric of each task, and the rows of the leaderboard."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ModelScores]
     metrics: Mapping[str, str]
-    published: Sequence[Row] = ()
+    published: Sequence[ModelScores] = ()
 
     @property
     def tasks(self) -> list[str]:
-        """HEAR's tasks by group, then own ones, as they came."""
+        """HEAR's tasks in the order of `facts.TASKS`, then own tasks in the order of the run."""
         own = [task for task in self.metrics if task not in facts.TASKS]
         return [task for task in facts.TASKS if task in self.metrics] + own
 
     def markdown(self, title: str = "HEAR scores") -> str:
-        """The tables, with what they were made by."""
+        """Return the tables, and the versions that they were made with."""
         parts = [f"# {title}", self._scores()]
         if any(task in facts.TASKS for task in self.metrics):
             parts += ["## Normalised by the best score of HEAR 2021, mean of tasks", self._means()]
@@ -90,7 +99,7 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def json(self) -> str:
-        """Everything, for programs."""
+        """Return everything, for programs."""
         rows = [
             {**asdict(row), "normalised": row.normalised(), "mean_normalised": row.mean()}
             for row in self.rows
@@ -101,56 +110,58 @@ class Report:
 
     def _scores(self) -> str:
         header = ["model", *(f"{title(task)} ({self.metrics[task]})" for task in self.tasks)]
-        lines = [[row.label, *(_cell(row.scores.get(t)) for t in self.tasks)] for row in self.rows]
+        lines = [
+            [row.label, *(_cell(row.scores.get(task)) for task in self.tasks)] for row in self.rows
+        ]
         for row in self.published:
             cells = (_cell(row.scores.get(task)) for task in self.tasks)
             lines.append([f"*{row.label}* (leaderboard)", *cells])
         return _table(header, lines)
 
     def _means(self) -> str:
-        groups = [g for g in facts.GROUPS if any(group(task) == g for task in self.tasks)]
+        groups = [name for name in facts.GROUPS if any(group(task) == name for task in self.tasks)]
         lines = [
-            [row.label, *(_percent(row.mean(each)) for each in groups), _percent(row.mean())]
-            for row in sorted([*self.rows, *self.published], key=Row.quality, reverse=True)
+            [row.label, *(_percent(row.mean(name)) for name in groups), _percent(row.mean())]
+            for row in sorted([*self.rows, *self.published], key=ModelScores.quality, reverse=True)
         ]
         return _table(["model", *groups, "all"], lines)
 
 
-def build(jobs: Iterable[Job]) -> Report:
-    """The table of what these jobs have finished."""
+def build(jobs: Iterable[HearJob]) -> ScoreReport:
+    """Collect the scores of those jobs that are finished; every model has a row."""
     metrics: dict[str, str] = {}
-    found: dict[str, dict[str, list[Score]]] = {}
+    folder_scores: dict[str, dict[str, list[Score]]] = {}  # by model and task
     seconds: dict[str, dict[str, Mapping[str, float]]] = {}
     models = {}
     for job in jobs:
         label = job.model.candidate.label
         models[label] = job.model
-        found.setdefault(label, {})
+        folder_scores.setdefault(label, {})
         scores = job.scores()
         if scores is None:
             continue
         task = facts.known(job.task.name) or job.task.name
         metrics[task] = str(job.task.metadata["evaluation"][0])
-        found[label].setdefault(task, []).append(score(scores, metrics[task]))
+        folder_scores[label].setdefault(task, []).append(score(scores, metrics[task]))
         seconds.setdefault(label, {})[job.task.name] = job.seconds()
     rows = [
-        Row(
+        ModelScores(
             label,
-            {task: _together(parts) for task, parts in tasks.items()},
+            {task: _task_score(scores) for task, scores in tasks.items()},
             models[label].parameters,
             models[label].sample_rate,
             seconds.get(label, {}),
         )
-        for label, tasks in found.items()
+        for label, tasks in folder_scores.items()
     ]
-    return Report(rows, metrics, _published(metrics))
+    return ScoreReport(rows, metrics, _published(metrics))
 
 
 def score(results: Mapping[str, Any], metric: str) -> Score:
-    """The metric in heareval's `test.predicted-scores.json`.
+    """Return the metric from the content of heareval's `test.predicted-scores.json`.
 
-    An F-measure without a single predicted event is NaN there; it counts as 0, as heareval does
-    when it compares hyper-parameters.
+    If no event was predicted, the F-measure is NaN there. It counts as 0 here; heareval does the
+    same when it compares hyper-parameters.
     """
     if "aggregated_scores" in results:
         folds = results["aggregated_scores"]
@@ -159,17 +170,17 @@ def score(results: Mapping[str, Any], metric: str) -> Score:
 
 
 def group(task: str) -> str:
-    """Speech, Music or General; Own for tasks that are not HEAR's."""
+    """Return a task's group: Speech, Music or General; Own if the task is not HEAR's."""
     return facts.TASKS[task].group if task in facts.TASKS else OWN
 
 
 def title(task: str) -> str:
-    """As the tables call it."""
+    """Return a task's name in the tables."""
     return facts.TASKS[task].title if task in facts.TASKS else task
 
 
 def provenance() -> dict[str, str]:
-    """When, and by which versions."""
+    """Return the date and the versions that a table is made with."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "kit": ", ".join(package.replace("==", " ") for package in PACKAGES),
@@ -180,8 +191,8 @@ def provenance() -> dict[str, str]:
     }
 
 
-def save(report: Report, folder: Path, name: str, heading: str) -> list[Path]:
-    """Write NAME.md and NAME.json; returns both."""
+def save(report: ScoreReport, folder: Path, name: str, heading: str) -> list[Path]:
+    """Write NAME.md and NAME.json; return both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.md", folder / f"{name}.json"]
     for path, text in zip(paths, (report.markdown(heading), report.json()), strict=True):
@@ -189,18 +200,21 @@ def save(report: Report, folder: Path, name: str, heading: str) -> list[Path]:
     return paths
 
 
-def _together(parts: Sequence[Score]) -> Score:
-    """A task of several folders is their mean (Beehive)."""
-    return parts[0] if len(parts) == 1 else Score(fmean(part.value for part in parts))
+def _task_score(scores: Sequence[Score]) -> Score:
+    """Return the score of a task: the mean of its folders' (only Beehive has several)."""
+    return scores[0] if len(scores) == 1 else Score(fmean(score.value for score in scores))
 
 
 def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def _published(metrics: Mapping[str, str]) -> list[Row]:
+def _published(metrics: Mapping[str, str]) -> list[ModelScores]:
     rows = [
-        Row(entry.model, {t: Score(v) for t, v in entry.scores.items() if t in metrics})
+        ModelScores(
+            entry.model,
+            {task: Score(value) for task, value in entry.scores.items() if task in metrics},
+        )
         for entry in facts.leaderboard()
     ]
     return [row for row in rows if row.scores]

@@ -19,11 +19,11 @@ from embedder.errors import BadRequest, EmbedderError
 from eval.hear import tasks
 from eval.hear.environment import Kit, create, default_folder, ready
 from eval.hear.facts import TASKS
-from eval.hear.jobs import Effort, Job
+from eval.hear.jobs import Effort, HearJob
 from eval.hear.models import Candidate, Described, describe, validate
 from eval.hear.plan import write_task
 from eval.hear.recipes import DATA, RECIPES
-from eval.hear.tasks import Task
+from eval.hear.tasks import HearTask
 
 VALIDATED: Final = "validator.log"
 GRIDS: Final = ("default", "fast", "faster")
@@ -43,7 +43,7 @@ class Setup:
 
     def run(
         self, candidates: Sequence[Candidate], names: str, screen: Screen
-    ) -> tuple[list[Job], list[Failed]]:
+    ) -> tuple[list[HearJob], list[Failed]]:
         """All models on all tasks: kit, validator, tasks at each model's rate, then the jobs."""
         if self.grid not in GRIDS:
             raise BadRequest(f"no grid {self.grid!r}; choose {', '.join(GRIDS)}")
@@ -60,7 +60,7 @@ class Setup:
         for task in found:
             for rate in dict.fromkeys(model.sample_rate for model in models):
                 bring_to_rate(task, rate, cores or 1, screen)
-        jobs = [Job(model, task, out, effort) for model in models for task in found]
+        jobs = [HearJob(model, task, out, effort) for model in models for task in found]
         return jobs, work(ours, jobs, self.jobs or default_jobs(), screen)
 
 
@@ -68,7 +68,7 @@ class Setup:
 class Failed:
     """A job that ended badly, and why."""
 
-    job: Job
+    job: HearJob
     reason: str
 
 
@@ -108,11 +108,11 @@ def default_tasks() -> Path:
     return cache_dir() / "hear" / "tasks"
 
 
-def find_task(name: str, folder: Path, data: Path, workers: int, screen: Screen) -> Task:
+def find_task(name: str, folder: Path, data: Path, workers: int, screen: Screen) -> HearTask:
     """The task `folder / name`, or at the path `name`; a recipe's is built if it is not there."""
     for path in (folder / name, Path(name)):
         if (path / tasks.METADATA).is_file():
-            return Task.read(path.resolve())
+            return HearTask.read(path.resolve())
     if name not in RECIPES:
         choices = ", ".join((*RECIPES, *TASKS))
         raise BadRequest(f"no task {name!r} in {folder}; put it there, or choose from {choices}")
@@ -122,7 +122,7 @@ def find_task(name: str, folder: Path, data: Path, workers: int, screen: Screen)
     return write_task(plan, folder, workers=workers, advance=lambda: screen.progress.advance(line))
 
 
-def bring_to_rate(task: Task, rate: int, workers: int, screen: Screen) -> None:
+def bring_to_rate(task: HearTask, rate: int, workers: int, screen: Screen) -> None:
     """Resample a task unless it is complete at this rate."""
     missing = len(task.missing(rate))
     if missing:
@@ -145,7 +145,7 @@ def check(kit: Kit, one: Candidate, out: Path, screen: Screen) -> Described:
     return found
 
 
-def work(kit: Kit, jobs: Sequence[Job], at_once: int, screen: Screen) -> list[Failed]:
+def work(kit: Kit, jobs: Sequence[HearJob], at_once: int, screen: Screen) -> list[Failed]:
     """Run the jobs, `at_once` of them at a time, sharing the cores; returns those that failed."""
     stop = Event()
     threads = max(1, (os.cpu_count() or 1) // at_once)
@@ -174,7 +174,7 @@ def default_jobs() -> int:
     return os.cpu_count() or 1
 
 
-def _one(kit: Kit, job: Job, threads: int, screen: Screen, stop: Event) -> None:
+def _one(kit: Kit, job: HearJob, threads: int, screen: Screen, stop: Event) -> None:
     title = _title(job)
     if job.scores() is not None:
         screen.say(f"{title}: kept from an earlier run")
@@ -197,5 +197,5 @@ def _folders(name: str) -> tuple[str, ...]:
     return TASKS[name].folders if name in TASKS else (name,)
 
 
-def _title(job: Job) -> str:
+def _title(job: HearJob) -> str:
     return f"{job.model.candidate.label} on {job.task.name}"

@@ -1,10 +1,11 @@
-"""Your own data as a HEAR task: class folders, or audio and a CSV.
+"""Reads your own data as the clips of a HEAR task: class folders, or audio and a CSV.
 
-    FOLDER/CLASS/*                      folds are dealt out, the same each time
-    FOLDER/{train,valid,test}/CLASS/*   these splits
-    table.csv                           file, label(s) and fold or split; or onset and offset
+    FOLDER/CLASS/*                      files are divided into folds, the same each time
+    FOLDER/{train,valid,test}/CLASS/*   files have these splits
+    table.csv                           columns: file, label(s), fold or split; for events also
+                                        onset and offset
 
-Every container and codec that `embedder.audio.decode` decodes is taken.
+Files may have every container and codec that `embedder.audio.decode` decodes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from embedder.errors import BadRequest
-from eval.data.clips import Clip, Event, file_sound
-from eval.hear.plan import Plan
+from eval.data.annotations import TrueEvent
+from eval.data.clips import Clip, file_sound
+from eval.hear.plan import TaskPlan
 from eval.hear.tasks import TRAIN_VALID_TEST
 
 FOLDS: Final = 5
@@ -29,7 +31,7 @@ SUFFIXES: Final = frozenset(
         *(".au", ".caf", ".w64", ".wma", ".webm", ".mka", ".amr", ".ac3"),
     )
 )
-# Column names that are understood, by meaning.
+# What a column means -> the names that it may have.
 COLUMNS: Final = {
     "file": ("file", "filename", "path", "audio", "wav"),
     "label": ("label", "labels", "class", "category", "event_label"),
@@ -40,9 +42,9 @@ COLUMNS: Final = {
 
 
 def class_folders(folder: Path, folds: int = FOLDS) -> list[Clip]:
-    """Clips of `CLASS/file`, or of `SPLIT/CLASS/file` where the folders are the three splits.
+    """Read CLASS/file, or SPLIT/CLASS/file if the folders are train, valid and test.
 
-    Raises BadRequest where there is neither.
+    Raises BadRequest if the folder holds neither.
     """
     children = {entry.name for entry in _folders(folder)}
     if children == set(TRAIN_VALID_TEST):
@@ -65,15 +67,15 @@ def class_folders(folder: Path, folds: int = FOLDS) -> list[Clip]:
 
 
 def table(path: Path, separator: str = ";") -> list[Clip]:
-    """Clips of a CSV with one row a file, or one row an event.
+    """Read a CSV that has one row for each file, or one row for each event.
 
     Columns: file (relative to the CSV), label (several joined by `separator`), and fold or
-    split; for events also onset and offset, in seconds. Several rows of a file are its events,
-    or its labels. COLUMNS lists the names that are understood.
+    split; for events also onset and offset, in seconds. COLUMNS lists the names that these may
+    have. If a file has several rows, they are its events, or its labels.
 
     Raises
     ------
-    BadRequest : a column or a value is missing, with its row.
+    BadRequest : a column or a value is missing; the message names it.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
@@ -84,21 +86,25 @@ def table(path: Path, separator: str = ";") -> list[Clip]:
         if not row["file"] or not row["split"]:
             raise BadRequest(f"{path}, line {number}: file or split is empty")
         grouped[row["file"]].append(row)
-    return [_clip(path, name, found, separator) for name, found in grouped.items()]
+    return [_clip(path, name, its_rows, separator) for name, its_rows in grouped.items()]
 
 
-def plan(name: str, clips: list[Clip], seconds: float | None = None) -> Plan:
-    """The task these clips make: its kind follows from what they carry."""
+def plan(name: str, clips: list[Clip], seconds: float | None = None) -> TaskPlan:
+    """Return the task that these clips make.
+
+    With events it is an event task; else a scene task, multiclass if each clip has one label.
+    """
     if not re.fullmatch(r"[\w.-]+", name):
         raise BadRequest(f"{name!r} is no name for a task; use letters, digits, '.', '_' and '-'")
     if any(clip.events for clip in clips):
-        return Plan(name, clips, "event", "multilabel", EVENT_SCORES, seconds)
+        return TaskPlan(name, clips, "event", "multilabel", EVENT_SCORES, seconds)
     if all(len(clip.labels) == 1 for clip in clips):
-        return Plan(name, clips, "scene", "multiclass", ("top1_acc", "mAP"), seconds)
-    return Plan(name, clips, "scene", "multilabel", ("mAP", "aucroc"), seconds)
+        return TaskPlan(name, clips, "scene", "multiclass", ("top1_acc", "mAP"), seconds)
+    return TaskPlan(name, clips, "scene", "multilabel", ("mAP", "aucroc"), seconds)
 
 
 def _clip(path: Path, name: str, rows: list[dict[str, str]], separator: str) -> Clip:
+    """Return the clip that all rows with this file name describe."""
     if len({row["split"] for row in rows}) > 1:
         raise BadRequest(f"{path}: {name} is in several splits")
     split = rows[0]["split"]
@@ -107,9 +113,9 @@ def _clip(path: Path, name: str, rows: list[dict[str, str]], separator: str) -> 
     if "onset" in rows[0]:
         try:
             events = [
-                Event(row["label"], float(row["onset"]), float(row["offset"]))
+                TrueEvent(float(row["onset"]), float(row["offset"]), row["label"])
                 for row in rows
-                if row["label"]  # a row without a label is a file without events
+                if row["label"]  # a row without a label stands for a file without events
             ]
         except ValueError as error:
             raise BadRequest(f"{path}: {name} has an onset or offset that is no number") from error
@@ -119,21 +125,21 @@ def _clip(path: Path, name: str, rows: list[dict[str, str]], separator: str) -> 
 
 
 def _columns(path: Path, header: Iterable[str]) -> dict[str, str]:
-    """Our name -> the table's."""
+    """Return {meaning: name in the table}, as in COLUMNS."""
     lower = {name.strip().lower(): name for name in header}
-    found = {
-        ours: lower[theirs]
-        for ours, choices in COLUMNS.items()
-        for theirs in reversed(choices)
-        if theirs in lower
+    columns = {
+        meaning: lower[name]
+        for meaning, names in COLUMNS.items()
+        for name in reversed(names)  # if there are several, the first name counts
+        if name in lower
     }
-    lacking = [name for name in ("file", "label", "split") if name not in found]
-    if lacking:
-        choices = "; ".join(" or ".join(COLUMNS[name]) for name in lacking)
+    missing = [meaning for meaning in ("file", "label", "split") if meaning not in columns]
+    if missing:
+        choices = "; ".join(" or ".join(COLUMNS[meaning]) for meaning in missing)
         raise BadRequest(f"{path} lacks columns: {choices}")
-    if ("onset" in found) != ("offset" in found):
+    if ("onset" in columns) != ("offset" in columns):
         raise BadRequest(f"{path} has only one of onset and offset; events need both")
-    return found
+    return columns
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -147,5 +153,5 @@ def _audio(folder: Path) -> list[Path]:
 
 
 def _slug(path: Path, root: Path) -> str:
-    """A file name that says where the clip came from."""
+    """Turn a path below `root` into a file name that still tells it: "dog/1.wav" -> "dog_1"."""
     return re.sub(r"[^\w.-]+", "_", path.relative_to(root).with_suffix("").as_posix())

@@ -3,11 +3,11 @@
     python -m eval.hear.startup [--options JSON] MODULE ARGUMENTS...
 
 The kit (heareval 2021.1.3, hearvalidator 2021.0.2) was written for TensorFlow 2, PyTorch
-Lightning 1 and setuptools before 82. Each function below answers one thing that broke since,
-in memory: the installed files stay as they are, and no score depends on it.
+Lightning 1 and setuptools before 82. Each function below mends one thing that has broken since
+then. They act in memory: the installed files stay as they are, and no score depends on it.
 
-This module runs inside the kit's environment and imports neither our packages nor, at its top,
-the kit's.
+This module runs inside the kit's environment. It imports none of our packages, and those of the
+kit only inside functions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
-# What `python -m MODULE` would call, so that the module is imported, and mended, only once.
+# The function that `python -m MODULE` would call. It is called on the imported module: to run the
+# module as a script would load it a second time, without what was mended.
 ENTRIES: Final = {
     "heareval.embeddings.runner": "runner",
     "heareval.predictions.runner": "runner",
@@ -35,7 +36,8 @@ ENTRIES: Final = {
 def run(module: str, arguments: list[str], options: Mapping[str, Any]) -> None:
     """Run one module with these arguments, as `python -m` would.
 
-    `options` reach `load_model` in the validator, which has no option for them.
+    `options` are passed to `load_model` by the validator, which has no argument of its own for
+    them.
     """
     stub_tensorflow()
     stub_pkg_resources()
@@ -55,21 +57,24 @@ def run(module: str, arguments: list[str], options: Mapping[str, Any]) -> None:
 
 
 def stub_tensorflow() -> None:
-    """1. Both packages import TensorFlow, 2 GB, to ask whether a torch model is one of its."""
+    """1. Both packages import TensorFlow (2 GB) only to ask whether a model is one of its own."""
     if find_spec("tensorflow") is None:
-        # The runner stops unless TensorFlow, too, sees the card that torch sees.
+        # The runner stops if torch sees a card that TensorFlow does not see.
         test = SimpleNamespace(is_gpu_available=lambda **_: True)
         _install("tensorflow", Module=type("Module", (), {}), test=test)
 
 
 def stub_pkg_resources() -> None:
-    """2. dcase_util (through sed_eval) imports what setuptools 82 removed, and uses it nowhere."""
+    """2. dcase_util (through sed_eval) imports pkg_resources, which setuptools 82 removed.
+
+    It never uses it.
+    """
     if find_spec("pkg_resources") is None:
         _install("pkg_resources")
 
 
 def stub_pynvml() -> None:
-    """On a CUDA machine heareval asks pynvml for memory and name of the card: torch knows both."""
+    """With CUDA, heareval asks pynvml for the name and the memory of the card: torch knows both."""
     if find_spec("pynvml") is not None:
         return
     import torch
@@ -89,7 +94,10 @@ def stub_pynvml() -> None:
 
 
 def widen_validator(options: Mapping[str, Any]) -> None:
-    """3. 32 kHz is refused (HEAR's own git version takes it), and the refusal itself fails."""
+    """3. The validator refuses 32 kHz, and fails while it says so.
+
+    The version in HEAR's git repository accepts 32 kHz.
+    """
     validator = import_module("hearvalidator.validate").ValidateModel
     validator.ACCEPTABLE_SAMPLE_RATE.append(32_000)
     validator.sample_rate = property(lambda self: self.model.sample_rate)
@@ -98,17 +106,17 @@ def widen_validator(options: Mapping[str, Any]) -> None:
     def import_model(self: Any) -> None:
         imported(self)
         names = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
-        found = {name: getattr(self.module, name) for name in names if hasattr(self.module, name)}
-        if "load_model" in found:
-            found["load_model"] = partial(found["load_model"], **options)
-        self.module = SimpleNamespace(**found)
+        api = {name: getattr(self.module, name) for name in names if hasattr(self.module, name)}
+        if "load_model" in api:
+            api["load_model"] = partial(api["load_model"], **options)
+        self.module = SimpleNamespace(**api)
 
     if options:
         validator.import_model = import_model
 
 
 def adapt_lightning() -> None:
-    """4, 5, 7. What Lightning 2 no longer takes, for heareval's predictors."""
+    """4, 5, 7. heareval's predictors use what Lightning 2 no longer has."""
     lightning: Any = import_module("pytorch_lightning")
     lightning.Trainer = _trainer(lightning.Trainer)
     predictions = import_module("heareval.predictions.task_predictions")
@@ -117,19 +125,22 @@ def adapt_lightning() -> None:
 
 
 def _trainer(trainer: type) -> type:
-    """4. `gpus=` is now accelerator and devices. Bars and summaries would only fill the log."""
+    """4. The argument `gpus` is now called `accelerator` and `devices`.
 
-    class Trainer(trainer):  # type: ignore[misc]
+    Progress bars and summaries are switched off: they would only fill the log.
+    """
+
+    class AdaptedTrainer(trainer):  # type: ignore[misc]
         def __init__(self, *args: Any, gpus: Any = None, **kwargs: Any) -> None:
             quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-            place = {"accelerator": "gpu" if gpus else "cpu", "devices": gpus or 1}
-            super().__init__(*args, **{**quiet, **place, **kwargs, "profiler": None})
+            device = {"accelerator": "gpu" if gpus else "cpu", "devices": gpus or 1}
+            super().__init__(*args, **{**quiet, **device, **kwargs, "profiler": None})
 
-    return Trainer
+    return AdaptedTrainer
 
 
 def _collect_outputs(model: Any) -> None:
-    """5. `validation_epoch_end(outputs)` is gone: outputs are collected batch by batch."""
+    """5. `validation_epoch_end(outputs)` no longer exists: outputs are collected batch by batch."""
     for stage, name in (("validation", "val"), ("test", "test")):
         delattr(model, f"{stage}_epoch_end")
         setattr(model, f"on_{stage}_batch_end", _keep_output)
@@ -148,12 +159,12 @@ def _score_with(name: str) -> Callable[[Any], None]:
 
 
 def trust_own_checkpoints() -> None:
-    """6. The kit loads checkpoints it wrote itself, whose hyper-parameters are classes."""
+    """6. The kit's own checkpoints hold classes, which torch by default refuses to load."""
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 
 def _settable_epoch(loop: Any) -> None:
-    """7. Event tasks set the loop's epoch before testing; Lightning now counts it elsewhere."""
+    """7. Event tasks set the loop's epoch before testing; Lightning 2 keeps it in another field."""
 
     def get(self: Any) -> int:
         return int(self.epoch_progress.current.completed)
@@ -165,7 +176,7 @@ def _settable_epoch(loop: Any) -> None:
 
 
 def name_mel_arguments() -> None:
-    """HEAR's naive baseline passes librosa's sample rate by position."""
+    """HEAR's naive baseline passes the sample rate by position; librosa now requires its name."""
     filters: Any = import_module("librosa.filters")
     mel = filters.mel
 
@@ -177,7 +188,10 @@ def name_mel_arguments() -> None:
 
 
 def describe(module: str, arguments: list[str], options: Mapping[str, Any]) -> None:
-    """One line of JSON on what `module.load_model` gives: rate, sizes, parameters, a hash."""
+    """Print one line of JSON on the model that `module.load_model` returns.
+
+    It holds the sample rate, the sizes of embeddings, the number of parameters and a hash of them.
+    """
     import hashlib
 
     stub_tensorflow()
@@ -198,6 +212,7 @@ def describe(module: str, arguments: list[str], options: Mapping[str, Any]) -> N
 
 
 def _install(name: str, **contents: Any) -> None:
+    """Make `import name` give a module with these contents."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     vars(module).update(contents)
@@ -205,7 +220,7 @@ def _install(name: str, **contents: Any) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """`[--options JSON] [--describe] MODULE ARGUMENTS...`"""
+    """Run a module, or describe its model: `[--options JSON] [--describe] MODULE ARGUMENTS...`."""
     options: dict[str, Any] = {}
     if arguments[:1] == ["--options"]:
         options, arguments = json.loads(arguments[1]), arguments[2:]

@@ -1,6 +1,6 @@
-"""HEAR task directories: the layout, and bringing one to a model's rate.
+"""Folders of HEAR tasks: their layout, and resampling them to a model's rate.
 
-TASK/task_metadata.json        what is predicted, how it is split and scored
+TASK/task_metadata.json        what is predicted, how clips are split, how it is scored
 TASK/labelvocabulary.csv       idx,label
 TASK/SPLIT.json                {file: [label, ...]}, or {file: [{label, start, end}, ...]} in ms
 TASK/RATE/SPLIT/*.wav          mono, 16 bit
@@ -23,26 +23,26 @@ from eval.data.clips import in_parallel, write_wav
 
 METADATA: Final = "task_metadata.json"
 VOCABULARY: Final = "labelvocabulary.csv"
-ORIGINAL_RATE: Final = 48_000  # what HEAR distributes, and what new tasks are written at
+ORIGINAL_RATE: Final = 48_000  # Hz; HEAR's tasks are distributed, and new ones written, at it
 TRAIN_VALID_TEST: Final = ("train", "valid", "test")
 
 Advance: TypeAlias = Callable[[], None]
 
 
 def no_news() -> None:
-    """Progress that nobody watches."""
+    """Do nothing: the `advance` of work whose progress is not shown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A task directory."""
+class HearTask:
+    """A task's folder, and the content of its metadata file."""
 
     path: Path
     metadata: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> Task:
-        """The task in this directory; BadRequest if there is none."""
+    def read(cls, path: Path) -> HearTask:
+        """Read the task in this folder; BadRequest if there is none."""
         try:
             return cls(path, json.loads((path / METADATA).read_text("utf-8")))
         except (OSError, ValueError) as error:
@@ -50,25 +50,25 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The directory's name, which the tables show."""
+        """The folder's name, which stands in the tables."""
         return self.path.name
 
     @property
     def splits(self) -> list[str]:
-        """Folds, or train, valid and test."""
+        """The names of the folds, or train, valid and test."""
         return list(self.metadata["splits"])
 
     def files(self, split: str) -> list[str]:
-        """Names of a split's WAV files."""
+        """Return the names of a split's WAV files."""
         return list(json.loads((self.path / f"{split}.json").read_text("utf-8")))
 
     def rates(self) -> list[int]:
-        """Sample rates whose every split holds as many WAV files as it lists, ascending."""
-        found = (int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit())
-        return sorted(rate for rate in found if not self.missing(rate))
+        """Return the sample rates in Hz at which no WAV file is missing, ascending."""
+        rates = (int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit())
+        return sorted(rate for rate in rates if not self.missing(rate))
 
     def missing(self, rate: int) -> list[tuple[str, str]]:
-        """(split, file) of what is not there at this rate."""
+        """Return (split, file) of each WAV file that is missing at this rate."""
         return [
             (split, name)
             for split in self.splits
@@ -77,27 +77,29 @@ class Task:
         ]
 
     def fingerprint(self) -> str:
-        """A hash of everything but the audio itself."""
+        """Return a hash of all files of the task but its audio."""
         digest = hashlib.sha256()
         for name in (METADATA, VOCABULARY, *(f"{split}.json" for split in self.splits)):
             digest.update((self.path / name).read_bytes())
         return digest.hexdigest()
 
 
-def resample(task: Task, rate: int, workers: int = 2, advance: Advance = no_news) -> int:
-    """Bring a task to `rate`, from the highest rate it is complete at.
+def resample(task: HearTask, rate: int, workers: int = 2, advance: Advance = no_news) -> int:
+    """Resample a task to `rate` in Hz, from the highest rate at which it is complete.
+
+    `advance` is called after each file.
 
     Returns
     -------
-    int : how many files were written; 0 if the task was complete at this rate.
+    int : how many files were written; 0 if the task was complete at this rate before.
     """
     missing = task.missing(rate)
     if not missing:
         return 0
-    whole = [found for found in task.rates() if found != rate]
-    if not whole:
+    complete = [other for other in task.rates() if other != rate]
+    if not complete:
         raise BadRequest(f"{task.path} is complete at no sample rate; fetch or build it again")
-    source, target = task.path / str(whole[-1]), task.path / str(rate)
+    source, target = task.path / str(complete[-1]), task.path / str(rate)
     for split in task.splits:
         (target / split).mkdir(parents=True, exist_ok=True)
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.training.trainer import Metrics
+from eval.scores.metrics import Metrics
 
 BINS: Final = 4000  # of the log-odds from -20 to 20
 

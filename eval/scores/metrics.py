@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.floating[Any]]
+Metrics = dict[str, float]  # scores by name
 
 
 def average_precision(scores: Scores, truth: NDArray[np.bool_]) -> float:

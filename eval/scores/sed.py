@@ -8,11 +8,10 @@ Axes: T frames of 40 ms, N labels. The libraries are the extra `sed`.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 import typer
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from embedder.defaults import DEFAULT_DETECTOR
 from embedder.errors import BadRequest
 from embedder.extras import require
+from eval.data.annotations import TrueEvent, Truth, read_truth
 
 if TYPE_CHECKING:
     from embedder.events.finder import Event
@@ -40,56 +40,6 @@ COLLAR_S: Final = 0.2  # of onsets; of offsets this or the share of the event's 
 OFFSET_SHARE: Final = 0.2
 LIBRARIES: Final = ("sed_scores_eval", "sed_eval", "dcase_util")
 _FRAME_S: Final = 0.04
-
-
-class TrueEvent(NamedTuple):
-    """An annotated sound, in seconds of its clip."""
-
-    onset_s: float
-    offset_s: float
-    label: str
-
-
-Truth: TypeAlias = Mapping[str, Sequence[TrueEvent]]  # by clip
-
-
-def read_truth(path: Path, names: Path | None = None) -> dict[str, list[TrueEvent]]:
-    """Annotations in AudioSet Strong's form, by clip, in order.
-
-    Parameters
-    ----------
-    path : tab-separated, with a header: clip, onset, offset in seconds, label; nothing after the
-        clip means that nothing sounds in it.
-    names : comma-separated machine id and name, where labels are machine ids.
-    """
-    called: dict[str, str] = {}
-    if names is not None:
-        with names.open(encoding="utf-8", newline="") as file:
-            called = {row[0]: row[1] for row in csv.reader(file)}
-    truth: dict[str, list[TrueEvent]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        next(rows, None)
-        for number, row in enumerate(rows, 2):
-            events = truth.setdefault(row[0], []) if row else []
-            if len([cell for cell in row if cell]) > 1:
-                events.append(_true_event(row, called, f"{path}, line {number}"))
-    return {clip: merged(events) for clip, events in truth.items()}
-
-
-def merged(events: Iterable[TrueEvent]) -> list[TrueEvent]:
-    """The same in order of onset, those of one label that touch or overlap as one."""
-    last: dict[str, TrueEvent] = {}
-    done: list[TrueEvent] = []
-    for event in sorted(events):
-        before = last.get(event.label)
-        if before is not None and event.onset_s <= before.offset_s:
-            last[event.label] = before._replace(offset_s=max(before.offset_s, event.offset_s))
-            continue
-        if before is not None:
-            done.append(before)
-        last[event.label] = event
-    return sorted([*done, *last.values()])
 
 
 def evaluation_labels(labels: Sequence[str], truth: Truth) -> tuple[str, ...]:
@@ -228,14 +178,6 @@ def score(
     for name, value in scores.items():
         typer.echo(f"{name} {100 * value:.2f}")
     typer.echo(f"{len(clips)} of {len(truth)} annotated clips", err=True)
-
-
-def _true_event(row: Sequence[str], called: Mapping[str, str], where: str) -> TrueEvent:
-    try:
-        _, onset, offset, label = row
-        return TrueEvent(float(onset), float(offset), called.get(label, label))
-    except ValueError as error:
-        raise BadRequest(f"{where}: not clip, onset, offset, label, separated by tabs") from error
 
 
 def _library(name: str) -> Any:

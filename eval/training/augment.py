@@ -1,6 +1,7 @@
-"""Changes to waveforms and log-mels that keep their labels (arXiv 2310.15648, V-B).
+"""Random changes of waveforms and log-mels that keep their labels (arXiv 2310.15648, V-B).
 
-Every function takes its own generator, so that a batch can be made again from its step.
+Every function takes a random generator, so that a batch can be made again from its step.
+Waveforms are float32 in about [-1, 1].
 Axes: B batch, S samples, M mel bands, F frames, C classes.
 """
 
@@ -22,28 +23,31 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """The papers' figures; 0 switches each off."""
+    """How strongly sound is changed, as in the papers; 0 switches a change off."""
 
     roll_ms: float = 125.0
     gain_db: float = 7.0
     wave_mixup: float = 0.5  # share of the clips mixed as waveforms
     mel_mixup: float = 0.3  # alpha of the Beta distribution of log-mel mixing
     fmin_hz: float = 10.0
-    fmax_hz: float = 2000.0  # full range, around the configured fmax
+    fmax_hz: float = 2000.0  # width of the range around the configured fmax
 
 
 def roll(wave: Samples, limit: int, rng: Generator) -> Samples:
-    """Shift in time by up to `limit` samples, what leaves one end entering the other."""
+    """Shift [S] in time by up to `limit` samples; what leaves at one end enters at the other."""
     return np.asarray(np.roll(wave, int(rng.integers(-limit, limit + 1))))
 
 
 def gain(wave: Samples, decibel: float, rng: Generator) -> Samples:
-    """Louder or softer by up to so many decibels."""
+    """Make [S] louder or softer, by up to so many decibels."""
     return np.asarray(wave * np.float32(10 ** (rng.uniform(-decibel, decibel) / 20)))
 
 
 def fit(wave: Samples, samples: int, rng: Generator | None = None) -> Samples:
-    """Cut at random (from the start without `rng`), or pad with silence: [S] -> [samples]."""
+    """Cut, or pad with silence at the end: [S] -> [samples].
+
+    The cut begins at a random sample, without `rng` at the first.
+    """
     spare = len(wave) - samples
     if spare <= 0:
         return np.pad(wave, (0, -spare))
@@ -52,7 +56,7 @@ def fit(wave: Samples, samples: int, rng: Generator | None = None) -> Samples:
 
 
 def jittered(config: MelConfig, augment: AugmentConfig, rng: Generator) -> LogMel:
-    """A front end with fmin from [0, fmin_hz) and fmax within half of fmax_hz of its own."""
+    """Make a front end with a random fmin, up to fmin_hz higher, and a random fmax near its own."""
     half = augment.fmax_hz / 2
     return LogMel(
         replace(
@@ -65,14 +69,17 @@ def jittered(config: MelConfig, augment: AugmentConfig, rng: Generator) -> LogMe
 
 @dataclass(frozen=True, slots=True)
 class Mixup:
-    """A pairing of the batch with itself; the same for everything that belongs to an example."""
+    """A rule that mixes each example of a batch with another one.
 
-    partner: Tensor  # int64 [B]
-    share: Tensor  # float32 [B], of the example itself, at least a half
+    The same rule is applied to all that belongs to an example: its input and its targets.
+    """
+
+    partner: Tensor  # int64 [B], the index of the other example
+    share: Tensor  # float32 [B] from 0.5 to 1, the weight of the example itself
 
     @classmethod
     def draw(cls, size: int, alpha: float, rng: Generator) -> Mixup:
-        """Partners at random, shares from Beta(alpha, alpha)."""
+        """Draw partners at random and shares from Beta(alpha, alpha); alpha 0 mixes nothing."""
         share = rng.beta(alpha, alpha, size) if alpha > 0 else np.ones(size)
         return cls(
             torch.from_numpy(rng.permutation(size)),
@@ -80,13 +87,13 @@ class Mixup:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[B, ...] -> the mixture, same shape."""
+        """Mix a batch [B, ...] with itself; the shape stays."""
         share = self.share.view(-1, *[1] * (x.ndim - 1))
         return x * share + x[self.partner] * (1 - share)
 
 
 def mix_waves(first: Samples, second: Samples, rng: Generator) -> tuple[Samples, float]:
-    """Two clips [S] without their means, and the share of the first, at least a half."""
+    """Mix two clips [S] without their means; return [S] and the share of the first, 0.5 to 1."""
     share = float(rng.beta(2.0, 2.0))
     share = max(share, 1 - share)
     mixed = (first - first.mean()) * share + (second - second.mean()) * (1 - share)

@@ -1,6 +1,6 @@
-"""The scores on the bundled model's card: student, teacher and what they must beat.
+"""The scores on the bundled model's card: of the student, its teacher, and simple baselines.
 
-Everything is computed from audio files, through the same door as the service.
+Everything is computed from audio files with `AudioEmbedder`, as the service does it.
 Axes: N clips, D values, C labels.
 """
 
@@ -22,7 +22,7 @@ from eval.scores.metrics import accuracy, centred_cosine, mean_average_precision
 from eval.training.distill import top_labels
 from eval.training.probe import embed, fit_probe
 
-# Not "clf2" and the "se" taps: inner values whose basis a student is free to choose.
+# "clf2" and the "se" taps are left out: a student may represent these inner values otherwise.
 TAPS: Final = ("b5", "b11", "b13", "b15", "clf1", "logits")
 ESC_TEST_FOLD: Final = "4"
 HELD_OUT_SPEAKER: Final = "lucas"
@@ -54,24 +54,29 @@ def held_out_files(audio: Path) -> dict[str, list[Path]]:
 
 
 def tap_table(student: AudioEmbedder, teacher: AudioEmbedder, audio: Path) -> str:
-    """Per held-out set and tap: relative error / cosine; last, mAP of the tags. Markdown."""
+    """Compare the student's features with the teacher's, as a Markdown table.
+
+    Columns are the held-out sets. Rows are taps, with relative error / centred cosine; the last
+    row is the mAP of the tags against the teacher's `top_labels`.
+    """
     columns: dict[str, dict[str, str]] = {}
     for name, files in held_out_files(audio).items():
-        found, wanted = (_features(model, files) for model in (student, teacher))
+        ours, theirs = (_features(model, files) for model in (student, teacher))
         column = {
-            tap: f"{relative_error(found[tap], wanted[tap]):.3f} / "
-            f"{centred_cosine(found[tap], wanted[tap]):.3f}"
+            tap: f"{relative_error(ours[tap], theirs[tap]):.3f} / "
+            f"{centred_cosine(ours[tap], theirs[tap]):.3f}"
             for tap in TAPS
         }
-        truth = top_labels(wanted["logits"])
-        column["tags, mAP"] = f"{mean_average_precision(found['logits'], truth):.3f}"
+        truth = top_labels(theirs["logits"])
+        column["tags, mAP"] = f"{mean_average_precision(ours['logits'], truth):.3f}"
         columns[f"{name} ({len(files)})"] = column
     rows = [*TAPS, "tags, mAP"]
-    return _markdown(["tap", *columns], [[r, *(c[r] for c in columns.values())] for r in rows])
+    lines = [[row, *(column[row] for column in columns.values())] for row in rows]
+    return _markdown(["tap", *columns], lines)
 
 
 def probe_table(models: Mapping[str, tuple[AudioEmbedder, Sequence[str]]], audio: Path) -> str:
-    """Linear probes on each model's taps: accuracy on ESC-10 and on spoken digits. Markdown."""
+    """Score linear probes on each model's taps: accuracy on ESC-10 and on digits, in Markdown."""
     sounds, spoken = labelled_folder(audio / "esc10"), digits(audio / "fsdd")
     held_out = f"test-{HELD_OUT_SPEAKER}"
     others = tuple(fold for fold in spoken.folds if fold not in ("train", held_out))
@@ -95,17 +100,23 @@ def probe_table(models: Mapping[str, tuple[AudioEmbedder, Sequence[str]]], audio
 def probe_accuracy(
     model: AudioEmbedder, data: Dataset, vectors: NDArray[np.float32], test: Sequence[str]
 ) -> float:
-    """A linear probe's accuracy on the `test` folds, trained on all folds that are not tests."""
+    """Return a linear probe's accuracy, in [0, 1], on the `test` folds.
+
+    Parameters
+    ----------
+    vectors : embeddings [N, D] of the dataset's examples.
+    test : names of folds. The probe learns from all other folds, except those named "test-...".
+    """
     folds = np.array([example.fold for example in data.examples])
-    inside = np.isin(folds, list(test))
-    training = ~inside & ~np.char.startswith(folds, "test-")
-    chosen = tuple(e for e, wanted in zip(data.examples, training, strict=True) if wanted)
+    tested = np.isin(folds, list(test))
+    training = ~tested & ~np.char.startswith(folds, "test-")
+    chosen = tuple(e for e, trained in zip(data.examples, training, strict=True) if trained)
     probe = fit_probe(vectors[training], Dataset(data.labels, chosen), model)
-    return accuracy(probe.logits(vectors[inside]), data.targets()[inside])
+    return accuracy(probe.logits(vectors[tested]), data.targets()[tested])
 
 
 def scores(student: AudioEmbedder, teacher: AudioEmbedder, audio: Path) -> str:
-    """All tables of the card as Markdown."""
+    """Compute all tables of the card, in Markdown."""
     torch.manual_seed(0)
     untrained = AudioEmbedder("untrained", student.spec)
     probes = probe_table(
@@ -124,7 +135,7 @@ def scores(student: AudioEmbedder, teacher: AudioEmbedder, audio: Path) -> str:
 
 
 def insert(page: Path, tables: str) -> None:
-    """Replace what stands between the card's markers."""
+    """Put tables between the markers of a page, in place of what is there."""
     text = page.read_text()
     if BEGIN not in text or END not in text:
         raise BadRequest(f"{page} lacks the markers {BEGIN} and {END}")
@@ -133,6 +144,7 @@ def insert(page: Path, tables: str) -> None:
 
 
 def _features(model: AudioEmbedder, files: list[Path]) -> dict[str, NDArray[np.float32]]:
+    """Return {tap: [N, D]} of whole files, each computed alone."""
     waves = Waves(files, model.sample_rate)
     rows = [model.features(waves[index], taps=TAPS) for index in range(len(waves))]
     return {tap: np.stack([row[tap][0].cpu().numpy() for row in rows]) for tap in TAPS}

@@ -1,4 +1,4 @@
-"""What commands that train have in common: carrying a run out, and saying how it goes."""
+"""What all commands that train share: they carry out a run and report how it goes."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from embedder.errors import BadRequest
 from embedder.extras import require
 
 if TYPE_CHECKING:
-    from eval.training.trainer import Metrics, Trainer
+    from eval.scores.metrics import Metrics
+    from eval.training.trainer import Trainer
 
 
 def run(trainer: Trainer) -> None:
-    """Train to the end and draw the curve."""
+    """Train to the end and draw the curve, if matplotlib is installed."""
     drawing = True
     try:
         require("matplotlib")
     except BadRequest as error:
         drawing = False
         say(f"no curve will be drawn: {error}")
-    if trainer.run() and drawing:  # only in the process that logs
+    if trainer.run() and drawing:  # only one of several processes has rows
         from eval.training.curve import draw
 
         draw(trainer.rows, trainer.folder / "curve.png")
 
 
 def report(row: Metrics) -> None:
-    """A row of the log as a line."""
+    """Print a row of the log."""
     say("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
 
 def say(line: str) -> None:
-    """News for whoever watches; results go to files."""
+    """Print a line on stderr; results go to files."""
     Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(line)
 
 
 def chosen_device(device: str) -> str:
-    """A device for torch: "auto" is CUDA where there is one."""
+    """Return the device for torch; "auto" means CUDA where there is a card, else the CPU."""
     import torch
 
     if device == "auto":

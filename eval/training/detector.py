@@ -1,18 +1,17 @@
-"""Training of sound event detection, by the recipe of arXiv 2503.11373 (III-B, IV-C, IV-D).
+"""Training of sound event detectors, by the recipe of arXiv 2503.11373 (III-B, IV-C, IV-D).
 
-Strong labels and frame-wise pseudo-labels teach together, 0.1 to 0.9; weakly labelled sound may
-fill half of every batch. There, the paper has pseudo-labels alone; here, labels also train the
-weak head, which makes the tags.
+The loss weighs strong labels with 0.1 and a teacher's pseudo-labels, given for every frame, with
+0.9. Weakly labelled sound may fill half of every batch. Unlike in the paper, which teaches that
+half by pseudo-labels alone, its labels also train the weak head, which makes the tags.
 Axes: B batch, of which the first S are strongly labelled; M mel bands, F mel frames,
 T frames of 40 ms, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,26 +26,24 @@ from embedder.events.frames import n_frames
 from embedder.frontend import LogMel
 from embedder.model import AudioEmbedder
 from embedder.networks.frame_mn import FrameLogits, FrameMN
-from embedder.zoo import FrameMNConfig, MNConfig, SequenceName
 from eval.data.labelled import Dataset
 from eval.data.strong import PseudoLabels, StrongSet, clip_targets, shuffled
 from eval.scores.frame_scores import FrameScores
+from eval.scores.metrics import Metrics
 from eval.training.augment import Mixup, fit
 from eval.training.finetune import label_loss
-from eval.training.trainer import Cosine, Metrics
-
-MEL_FRAMES: Final = 4  # that make one frame of the detector
-DIM: Final = 256  # of the sequence model at width 1 (section IV-B)
+from eval.training.trainer import Cosine
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """The recipe. The paper chose rates per model: `peak`, of the sequence model and the heads,
-    from 5e-4, 8e-4 and 3e-3, and `backbone_peak` from 1e-3, 3e-3 and 6e-3.
+    """The recipe.
 
-    `backbone_peak` is the last stage's; each stage before has `decay` times the next one's. At 0
-    the backbone is frozen, statistics included. `label_weight` counts where there are
-    pseudo-labels, which have the rest.
+    The paper chose learning rates for each model: `peak`, for the sequence model and the heads,
+    from 5e-4, 8e-4 and 3e-3, and `backbone_peak` from 1e-3, 3e-3 and 6e-3. `backbone_peak` is the
+    rate of the last stage; each stage before it has `decay` times the rate of the next. At 0 the
+    backbone is frozen, its BatchNorm statistics included. `label_weight` is the share of the
+    labels in the loss where there are pseudo-labels; these have the rest.
     """
 
     epochs: int = 120
@@ -56,53 +53,56 @@ class DetectorConfig:
     label_weight: float = 0.1
     batch: int = 256
     seconds: float = 10.0
-    mixup: float = 0.3  # alpha of the Beta distribution
+    mixup: float = 0.3  # alpha of the Beta distribution, as in `Mixup.draw`
     seed: int = 0
 
     @property
     def frames(self) -> int:
-        """T of a training crop."""
+        """T: frames of a training crop."""
         return round(self.seconds * 1000 / FRAME_MS)
 
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What a detector learns from; pseudo-labels, if there are any, for every clip."""
+    """What a detector learns from; if there are pseudo-labels, every clip has them."""
 
     strong: StrongSet
     weak: Dataset | None = None
     pseudo: PseudoLabels | None = None
 
     def strong_per_batch(self, batch: int) -> int:
-        """S: half of a batch is weak where there is a weak set."""
+        """S: the strongly labelled examples of a batch, half of it if there is a weak set."""
         return batch if self.weak is None else batch // 2
 
     def schedule(self, config: DetectorConfig) -> Cosine:
-        """Epochs are those of the strong set."""
+        """Return the learning rates of a run; its epochs are passes over the strong set."""
         per_epoch = len(self.strong.paths) / max(1, self.strong_per_batch(config.batch))
         return Cosine(max(1, round(config.epochs * per_epoch)), config.peak)
 
 
-class Batch(NamedTuple):
-    """Mixed inputs and targets; the weak half mixes with itself, and so does the strong."""
+class DetectorBatch(NamedTuple):
+    """Inputs and targets of one step, after mixup.
+
+    Strongly labelled examples are mixed with one another only, and so are weakly labelled ones.
+    """
 
     mel: Tensor  # B M F
     frames: Tensor  # S T C
-    clips: Tensor  # B C, NaN where nobody knows
+    clips: Tensor  # B C, NaN for labels that were not judged
     taught: Tensor  # B T C, or empty without pseudo-labels
 
 
-class Example(NamedTuple):
-    """One clip's share of a batch."""
+class DetectorExample(NamedTuple):
+    """A crop of one clip, and its targets."""
 
-    wave: NDArray[np.float32]  # samples
+    wave: NDArray[np.float32]  # samples at the detector's rate
     frames: NDArray[np.float32]  # T C, or empty where only the clip's labels are known
     clip: NDArray[np.float32]  # C
     taught: NDArray[np.float32]  # T C, or empty
 
 
 class DetectorTraining:
-    """A trainer's task: a frame-wise MN learns the events of its labels."""
+    """An objective: a frame-wise MN learns the events of its labels."""
 
     def __init__(
         self,
@@ -130,8 +130,8 @@ class DetectorTraining:
         if held_out is not None:
             self._held_out_waves = held_out.waves(rate)
 
-    def batch(self, step: int) -> Batch:
-        """Log-mels and targets of one step."""
+    def batch(self, step: int) -> DetectorBatch:
+        """Make the log-mels and targets of one step."""
         cfg, lessons = self.config, self.lessons
         rng = np.random.default_rng([cfg.seed, 2, step])
         strong = lessons.strong_per_batch(cfg.batch)
@@ -143,10 +143,13 @@ class DetectorTraining:
         mel, clips, taught = (
             torch.cat([part[field] for part in parts]) for field in ("mel", "clip", "taught")
         )
-        return Batch(mel, parts[0]["frames"], clips, taught)
+        return DetectorBatch(mel, parts[0]["frames"], clips, taught)
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
-        """Label weight (frames + clips) + the rest (pseudo-labels); without these, labels alone."""
+    def loss(self, batch: DetectorBatch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
+        """Weigh the losses of labels (of frames and of clips) and of pseudo-labels.
+
+        Without pseudo-labels, the loss is that of the labels.
+        """
         mel, frames, clips, taught = batch
         logits = self._logits(mel)
         strong = functional.binary_cross_entropy_with_logits(logits.strong[: len(frames)], frames)
@@ -160,32 +163,35 @@ class DetectorTraining:
         return weight * (strong + weak) + (1 - weight) * distilled, metrics
 
     def evaluate(self) -> Metrics:
-        """Frame scores on the held-out clips, as the service would find them."""
+        """Return frame scores on whole held-out clips, computed as the service does."""
         if self.held_out is None:
             return {}
         scores = FrameScores(len(self.held_out.labels))
         for index in range(len(self._held_out_waves)):
-            found = self.embedder.frame_probabilities(self._held_out_waves[index]).values[0]
-            scores.add(found.cpu().numpy(), self.held_out.targets(index, 0, len(found)))
+            wave = self._held_out_waves[index]
+            probabilities = self.embedder.frame_probabilities(wave).values[0].cpu().numpy()  # T C
+            scores.add(probabilities, self.held_out.targets(index, 0, len(probabilities)))
         return scores.summary()
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Adam without weight decay, a group a stage of the backbone and one for all the rest."""
+        """Make Adam without weight decay, with the groups of `parameter_groups`."""
         assert isinstance(model, FrameMN)
         return torch.optim.Adam(parameter_groups(model, self.config), lr=0.0)
 
     def save(self, path: Path) -> None:
-        """A checkpoint that `AudioEmbedder.load` takes, labels included."""
+        """Write a checkpoint that `AudioEmbedder.load` reads, labels included."""
         checkpoints.save(path, self.embedder.spec, self.model.state_dict(), self.embedder.labels)
 
     def _logits(self, mel: Tensor) -> FrameLogits:
         assert isinstance(self.model, FrameMN)
         if self.config.backbone_peak == 0:
-            self.model.model.eval()  # its statistics rest too
+            self.model.model.eval()  # its BatchNorm statistics are frozen too
         return self.model.detect(mel)
 
-    def _mixed(self, examples: list[Example], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Examples of one kind as a mixed batch, waveforms as log-mels."""
+    def _mixed(
+        self, examples: list[DetectorExample], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Stack examples of one kind, turn waveforms into log-mels [B, M, F], and apply mixup."""
         mixup = Mixup.draw(len(examples), self.config.mixup, rng)
         wave, frames, clip, taught = (
             torch.from_numpy(np.stack(part)) for part in zip(*examples, strict=True)
@@ -193,34 +199,39 @@ class DetectorTraining:
         parts = {"mel": self._frontend(wave), "frames": frames, "clip": clip, "taught": taught}
         return {name: mixup(part) for name, part in parts.items()}
 
-    def _strong_example(self, index: int, rng: np.random.Generator) -> Example:
+    def _strong_example(self, index: int, rng: np.random.Generator) -> DetectorExample:
         wave, first = self._crop(self._waves[index], rng)
         frames = self.lessons.strong.targets(index, first, self.config.frames)
         taught = self._taught(self._waves.paths[index], first)
-        return Example(wave, frames, frames.max(0), taught)
+        return DetectorExample(wave, frames, frames.max(0), taught)
 
-    def _weak_example(self, index: int, rng: np.random.Generator) -> Example:
+    def _weak_example(self, index: int, rng: np.random.Generator) -> DetectorExample:
         wave, first = self._crop(self._weak_waves[index], rng)
         taught = self._taught(self._weak_waves.paths[index], first)
-        return Example(wave, np.empty(0, np.float32), self._weak_targets[index], taught)
+        return DetectorExample(wave, np.empty(0, np.float32), self._weak_targets[index], taught)
 
     def _crop(
         self, wave: NDArray[np.float32], rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], int]:
-        """As much sound as T frames cover, silence after the end, and the first frame's number."""
+        """Cut T frames at random: [S] -> (samples, number of the first frame); pad with silence."""
         frames, hop = self.config.frames, self.embedder.sample_rate * FRAME_MS // 1000
         spare = max(0, n_frames(len(wave), self.embedder.sample_rate) - frames)
         first = int(rng.integers(spare + 1))
         return fit(wave[first * hop : (first + frames) * hop], frames * hop), first
 
     def _taught(self, path: Path, first: int) -> NDArray[np.float32]:
+        """Return the pseudo-labels [T, C] from frame `first` on; empty if there are none."""
         if self.lessons.pseudo is None:
             return np.empty(0, np.float32)
         return self.lessons.pseudo.targets(path, first, self.config.frames)
 
 
 def parameter_groups(model: FrameMN, config: DetectorConfig) -> list[dict[str, Any]]:
-    """Trainable parameters, each group with its "share" of `peak`; the last stage comes first."""
+    """Group the trainable parameters for the optimiser.
+
+    One group for each stage of the backbone, the last stage first, and one for all the rest.
+    A group's "share" times the schedule's rate is its learning rate.
+    """
     backbone: Any = model.model["fmn"]
     stages = backbone.features if config.backbone_peak else ()
     groups: list[dict[str, Any]] = [
@@ -230,64 +241,6 @@ def parameter_groups(model: FrameMN, config: DetectorConfig) -> list[dict[str, A
         }
         for depth, stage in enumerate(reversed(stages))
     ]
-    inside = {id(parameter) for parameter in model.model.parameters()}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    in_backbone = {id(parameter) for parameter in model.model.parameters()}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in in_backbone]
     return [*groups, {"params": rest, "share": 1.0}]
-
-
-def detector_of(
-    base: AudioEmbedder,
-    labels: Sequence[str],
-    sequence: SequenceName | None = None,
-    dim: int | None = None,
-    seed: int = 0,
-) -> AudioEmbedder:
-    """A frame-wise MN for these labels on the convolutions and the front end of `base`.
-
-    An MN gives its backbone, as ImageNet's do in the paper. A frame-wise MN also gives its
-    sequence model, if `sequence` is None or its own kind, and its heads if the labels are the
-    same. All else is random. `dim` is the sequence model's dimension; default: `sequence_dim`.
-    """
-    spec = replace(base.spec, weights="", url="", sha256=None, mean_ap=None, psds1=None)
-    spec = replace(spec, network=_frame_network(base, sequence, dim, len(labels)))
-    torch.manual_seed(seed)
-    model = AudioEmbedder(base.name, spec, base.taps, labels)
-    old, state = _frame_names(base), model.backbone.state_dict()
-    heads = ("strong_head.", "weak_head.")
-    kept = {
-        name: tensor
-        for name, tensor in old.items()
-        if name in state
-        and tensor.shape == state[name].shape
-        and (base.labels == tuple(labels) or not name.startswith(heads))
-    }
-    if lost := [n for n in state if n.startswith("model.") and n not in kept]:
-        raise BadRequest(f"the backbone of {base.name} does not fit a frame-wise MN: {lost[0]}")
-    model.backbone.load_state_dict(state | kept)
-    return model.to(base.device)
-
-
-def _frame_network(
-    base: AudioEmbedder, sequence: SequenceName | None, dim: int | None, classes: int
-) -> FrameMNConfig:
-    network, mel = base.spec.network, base.spec.mel
-    if not isinstance(network, MNConfig | FrameMNConfig):
-        raise BadRequest(f"{base.name} is no MN; a detector starts from an MN or a frame-wise one")
-    if MEL_FRAMES * mel.hop * 1000 != FRAME_MS * mel.sample_rate:
-        raise BadRequest(f"{base.name} does not hop by {FRAME_MS // MEL_FRAMES} ms; choose another")
-    if isinstance(network, FrameMNConfig) and sequence in (None, network.sequence):
-        return replace(network, dim=dim or network.dim, n_classes=classes)
-    return FrameMNConfig(network.width, sequence, dim or sequence_dim(network.width), classes)
-
-
-def sequence_dim(width: float) -> int:
-    """The sequence model's dimension beside a backbone of this width, a multiple of 8."""
-    return -(-round(DIM * width) // 8) * 8
-
-
-def _frame_names(base: AudioEmbedder) -> dict[str, Tensor]:
-    """A backbone's weights under the names that a frame-wise MN has for them."""
-    state: dict[str, Tensor] = base.backbone.state_dict()
-    if isinstance(base.spec.network, FrameMNConfig):
-        return state
-    return {f"model.fmn.{name}": tensor for name, tensor in state.items()}

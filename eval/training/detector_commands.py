@@ -71,7 +71,8 @@ def detector(
     from embedder.model import AudioEmbedder
     from eval.data.labelled import open_dataset
     from eval.data.strong import PseudoLabels, open_strong
-    from eval.training.detector import DetectorConfig, DetectorTraining, Lessons, detector_of
+    from eval.training.detector import DetectorConfig, DetectorTraining, Lessons
+    from eval.training.detector_network import detector_of
     from eval.training.trainer import TrainConfig, Trainer
 
     if (test is None) != (test_audio is None):

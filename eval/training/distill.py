@@ -1,8 +1,8 @@
-"""Knowledge distillation of tags, offline or online (arXiv 2310.15648, section IV).
+"""Distillation of tags: a student learns a teacher's probabilities (arXiv 2310.15648, IV).
 
-Offline, the teachers' logits are computed once and stored; online, one teacher runs beside the
-student and sees the very same, mixed input ("consistent"). Feature distillation, which trained
-the bundled model, is in eval.training.features.
+Offline, the teachers' logits are computed once and stored. Online, one teacher runs beside the
+student and gets the same input, after mixup ("consistent" teaching). The bundled model was
+trained in another way, on feature maps: see eval.training.features.
 Axes: N clips, B batch, S samples, C classes, M mel bands, F frames.
 """
 
@@ -25,21 +25,20 @@ from embedder.model import AudioEmbedder
 from embedder.networks.dymn import TemperatureSchedule
 from embedder.zoo import DyMNConfig, NetworkConfig
 from eval.data.labelled import Waves
-from eval.scores.metrics import mean_average_precision
+from eval.scores.metrics import Metrics, mean_average_precision
 from eval.training.augment import AugmentConfig, Mixup, fit, gain, jittered, roll
 from eval.training.finetune import label_loss, predict
-from eval.training.trainer import Metrics
 
 Logits = NDArray[np.float32]
-Batch = tuple[Tensor, Tensor, Tensor]
-# Peak learning rates of DyMN-S, M and L by width (arXiv 2310.15648, IV-A.2).
+DistillBatch = tuple[Tensor, Tensor, Tensor]  # what `TagDistillation.batch` returns
+# Width of the published DyMNs (S, M and L) -> their peak learning rate (arXiv 2310.15648, IV-A.2).
 DYMN_PEAKS: Final[Mapping[float, float]] = {0.4: 2e-3, 1.0: 1e-3, 2.0: 5e-4}
-TOP: Final = 3  # the teacher's most likely labels of a clip count as its truth
+TOP: Final = 3  # so many of a teacher's most likely labels count as a clip's truth
 
 
 @dataclass(frozen=True, slots=True)
 class DistillConfig:
-    """The recipe; `label_weight` is the paper's lambda."""
+    """The recipe; `label_weight` is the paper's lambda, the share of the labels in the loss."""
 
     label_weight: float = 0.1
     batch: int = 120
@@ -50,7 +49,7 @@ class DistillConfig:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Clips, with whatever is known of them: labels [N, C] and stored teacher logits [N, C]."""
+    """Clips to learn from, with their labels [N, C] or stored teacher logits [N, C], or both."""
 
     waves: Waves
     targets: Logits | None = None
@@ -58,7 +57,7 @@ class Material:
 
 
 class TagDistillation:
-    """A trainer's task: lambda BCE(labels) + (1 - lambda) BCE(teacher probabilities)."""
+    """An objective: lambda BCE(labels) + (1 - lambda) BCE(teacher probabilities)."""
 
     def __init__(
         self,
@@ -70,7 +69,7 @@ class TagDistillation:
     ) -> None:
         if (teacher is None) == (material.logits is None):
             raise BadRequest("give either a teacher (online) or its stored logits (offline)")
-        student.use("eager")  # other engines would keep the weights and temperature they saw
+        student.use("eager")  # other engines keep a copy of weights and temperature
         self.embedder, self.material, self.config = student, material, config
         self.teacher, self.held_out = teacher, held_out
         self.model: nn.Module = student.backbone
@@ -80,8 +79,11 @@ class TagDistillation:
         else:
             self._chances = importance(material.targets)
 
-    def batch(self, step: int) -> Batch:
-        """Mixed log-mels [B, M, F], labels and teacher probabilities [B, C]; unknown ones empty."""
+    def batch(self, step: int) -> DistillBatch:
+        """Make log-mels [B, M, F], labels [B, C] and teacher probabilities [B, C], after mixup.
+
+        Labels or probabilities that the material does not have are empty tensors.
+        """
         cfg, material = self.config, self.material
         rng = np.random.default_rng([cfg.seed, step])
         chosen = rng.choice(len(material.waves), cfg.batch, p=self._chances)
@@ -93,17 +95,17 @@ class TagDistillation:
             waves.append(gain(wave, cfg.augment.gain_db, rng))
         mel = jittered(self.embedder.spec.mel, cfg.augment, rng)(torch.from_numpy(np.stack(waves)))
         mixup = Mixup.draw(cfg.batch, cfg.augment.mel_mixup, rng)
-        none = torch.empty(0)
-        labels = none if material.targets is None else torch.from_numpy(material.targets[chosen])
-        taught = none if material.logits is None else torch.from_numpy(material.logits[chosen])
+        empty = torch.empty(0)
+        labels = empty if material.targets is None else torch.from_numpy(material.targets[chosen])
+        taught = empty if material.logits is None else torch.from_numpy(material.logits[chosen])
         return (
             mixup(mel),
-            mixup(labels) if labels.numel() else none,
-            mixup(taught.sigmoid()) if taught.numel() else none,
+            mixup(labels) if labels.numel() else empty,
+            mixup(taught.sigmoid()) if taught.numel() else empty,
         )
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
-        """The weighted sum; without labels, the teacher's part alone."""
+    def loss(self, batch: DistillBatch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
+        """Return the weighted sum of both losses; without labels, only the teacher's."""
         mel, labels, taught = batch
         if self.teacher is not None:
             with torch.no_grad():
@@ -119,7 +121,7 @@ class TagDistillation:
         return weight * labelled + (1 - weight) * distilled, metrics
 
     def evaluate(self) -> Metrics:
-        """mAP on the held-out clips, against their labels or else the teacher's top ones."""
+        """Return mAP on the held-out clips, against their labels, or else against `top_labels`."""
         held_out = self.held_out
         if held_out is None:
             return {}
@@ -132,9 +134,10 @@ class TagDistillation:
 
 
 def peak_rate(network: NetworkConfig, otherwise: float) -> float:
-    """The paper's for a DyMN, `otherwise` for all other networks.
+    """Return the peak learning rate: the paper's for a DyMN, `otherwise` for other networks.
 
-    A width in between has the rate of the next wider published one, any wider one DyMN-L's.
+    A width between two published ones has the rate of the wider of them; a width above all has
+    DyMN-L's.
     """
     if not isinstance(network, DyMNConfig):
         return otherwise
@@ -143,14 +146,17 @@ def peak_rate(network: NetworkConfig, otherwise: float) -> float:
 
 
 def annealing(network: NetworkConfig) -> TemperatureSchedule | None:
-    """The temperature schedule of a DyMN with dynamic convolution, 30 -> 1 over 30 epochs."""
+    """Return the temperature schedule (30 to 1 over 30 epochs) if a network has a temperature.
+
+    Only a DyMN with dynamic convolution has one.
+    """
     if isinstance(network, DyMNConfig) and network.dynamic_conv:
         return TemperatureSchedule()
     return None
 
 
 def importance(targets: Logits) -> NDArray[np.float64]:
-    """Chance of each clip [N] to be drawn: clips with rare labels more often (as PaSST's)."""
+    """Return each clip's chance [N] of being drawn: more for rare labels, as PaSST does it."""
     counts = np.nansum(targets, axis=0, dtype=np.float64)
     weights = np.nan_to_num(targets) @ (1000.0 / (counts + 100.0))
     weights = np.maximum(weights, weights[weights > 0].min(initial=1.0))
@@ -158,31 +164,34 @@ def importance(targets: Logits) -> NDArray[np.float64]:
 
 
 def ensemble_logits(teachers: Sequence[AudioEmbedder], paths: list[Path]) -> Logits:
-    """Mean of the teachers' logits for whole clips, [N, C]."""
+    """Return the mean of the teachers' logits [N, C] for whole files."""
     rows = [predict(teacher, Waves(paths, teacher.sample_rate)) for teacher in teachers]
     return np.asarray(np.mean(rows, axis=0, dtype=np.float32))
 
 
 def save_logits(path: Path, paths: Sequence[Path], logits: Logits) -> None:
-    """Store them with the files they belong to."""
+    """Write logits [N, C] and the N paths that they belong to, as .npz."""
     np.savez_compressed(path, paths=np.array([str(p) for p in paths]), logits=logits)
 
 
 def load_logits(path: Path) -> tuple[list[Path], Logits]:
-    """What `save_logits` stored."""
+    """Read what `save_logits` wrote."""
     with np.load(path) as arrays:
         return [Path(name) for name in arrays["paths"]], arrays["logits"]
 
 
 def top_labels(logits: Logits, count: int = TOP) -> Logits:
-    """1 for the teacher's most likely labels of each clip, else 0: [N, C]."""
+    """Return 1 for the `count` highest logits of each clip, else 0: [N, C] -> [N, C]."""
     truth = np.zeros_like(logits)
     np.put_along_axis(truth, np.argsort(-logits, axis=1)[:, :count], 1.0, axis=1)
     return truth
 
 
 def save_student(path: Path, student: AudioEmbedder) -> None:
-    """The student as fp16 safetensors that describes itself, a DyMN at its present temperature."""
+    """Write the student as a self-describing safetensors file with 16-bit floats.
+
+    A DyMN's file also holds the temperature that the student has now.
+    """
     spec, network = student.spec, student.spec.network
     if isinstance(network, DyMNConfig) and network.dynamic_conv:
         spec = replace(spec, network=replace(network, temperature=student.backbone.temperature))

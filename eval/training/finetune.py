@@ -1,6 +1,6 @@
 """Fine-tuning on a labelled set, by the recipe of arXiv 2310.15648, section V-B.
 
-Axes: B batch, S samples, C classes.
+Axes: N clips, B batch, S samples, M mel bands, F frames, C classes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.nn import functional
 from embedder import checkpoints
 from embedder.model import AudioEmbedder
 from eval.data.labelled import Dataset, Waves
-from eval.scores.metrics import accuracy, mean_average_precision
+from eval.scores.metrics import Metrics, accuracy, mean_average_precision
 from eval.training.augment import AugmentConfig, Mixup, fit, gain, jittered, mix_waves, roll
-from eval.training.trainer import Metrics, Schedule
+from eval.training.trainer import Schedule
 
-Batch = tuple[Tensor, Tensor]
+FinetuneBatch = tuple[Tensor, Tensor]  # what `Finetune.batch` returns
 EPOCHS: Final = 80  # 10 of them warm-up, 65 ramp-down, 5 at 1 % of the peak
 
 
 @dataclass(frozen=True, slots=True)
 class FinetuneConfig:
-    """The recipe. `seconds` is the length of training crops: shorter clips get silence."""
+    """The recipe. `seconds` is the length of training crops; shorter clips are padded."""
 
     epochs: int = EPOCHS
     peak: float = 1e-3
@@ -39,20 +39,20 @@ class FinetuneConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def steps(self, examples: int) -> int:
-        """Training steps in all."""
+        """Return the number of training steps of a run."""
         return self.epochs * self.per_epoch(examples)
 
     def per_epoch(self, examples: int) -> int:
-        """Training steps an epoch; the last batch may be filled from the next shuffle."""
+        """Return the number of training steps of an epoch."""
         return max(1, round(examples / self.batch))
 
     def schedule(self, examples: int) -> Schedule:
-        """Warm-up, ramp-down and fine phase of 10, 65 and 5 epochs, scaled to `epochs`."""
+        """Return learning rates: warm-up, ramp-down and fine phase of 10, 65 and 5 in 80 epochs."""
         return Schedule(self.steps(examples), self.peak, 10 / 80, 0.0, 65 / 80)
 
 
 class Finetune:
-    """A trainer's task: the whole network learns a labelled set."""
+    """An objective: the whole network learns a labelled set."""
 
     def __init__(
         self, base: AudioEmbedder, train: Dataset, test: Dataset, config: FinetuneConfig
@@ -60,15 +60,15 @@ class Finetune:
         self.config, self.train, self.test = config, train, test
         self.embedder = with_labels(base, train.labels, config.seed)
         self.model: nn.Module = self.embedder.backbone
-        # Channels last: by a third faster on a CPU.
+        # This memory format is a third faster on a CPU.
         self.model.requires_grad_(True).to(memory_format=torch.channels_last)
         rate = self.embedder.sample_rate
         self._waves = train.waves(rate)
         self._test_waves = test.waves(rate)
         self._targets, self._test_targets = train.targets(), test.targets()
 
-    def batch(self, step: int) -> Batch:
-        """Log-mels [B, M, F] and targets [B, C], both mixed."""
+    def batch(self, step: int) -> FinetuneBatch:
+        """Make log-mels [B, M, F] and targets [B, C], after mixup."""
         cfg, aug = self.config, self.config.augment
         rng = np.random.default_rng([cfg.seed, 1, step])
         samples = int(cfg.seconds * self.embedder.sample_rate)
@@ -85,32 +85,37 @@ class Finetune:
         mixup = Mixup.draw(len(waves), aug.mel_mixup, rng)
         return mixup(mel), mixup(torch.from_numpy(np.stack(targets)))
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
-        """Cross-entropy of one label, or of each of several independent ones."""
+    def loss(self, batch: FinetuneBatch, step: int) -> tuple[Tensor, Metrics]:  # noqa: ARG002
+        """Return the cross-entropy: of the one label, or the mean over independent labels."""
         mel, targets = batch
         logits = self.model(mel)
         return label_loss(logits, targets, self.train.multi_label), {}
 
     def evaluate(self) -> Metrics:
-        """Accuracy or mean average precision on the test folds, clips whole and unchanged."""
+        """Return accuracy or mean average precision on whole, unchanged clips of the test folds."""
         scores = predict(self.embedder, self._test_waves)
         return score(scores, self._test_targets, self.test.multi_label)
 
     def save(self, path: Path) -> None:
-        """A checkpoint that `AudioEmbedder.load` takes, labels included."""
+        """Write a checkpoint that `AudioEmbedder.load` reads, labels included."""
         spec, labels = self.embedder.spec, self.embedder.labels
         checkpoints.save(path, spec, self.model.state_dict(), labels)
 
     def _indices(self, step: int) -> list[int]:
-        """The examples of a step: every epoch is a new shuffle, without replacement."""
+        """Return the indices of a step's examples; every epoch shuffles all of them anew.
+
+        An epoch has a rounded number of batches: its last batch repeats the first examples of the
+        shuffle, or a few examples are left out.
+        """
         count, size = len(self._waves), self.config.batch
         per_epoch = self.config.per_epoch(count)
         epoch, position = divmod(step, per_epoch)
         order = np.random.default_rng([self.config.seed, 0, epoch]).permutation(count)
-        wanted = np.arange(position * size, (position + 1) * size) % count
-        return [int(order[i]) for i in wanted[: max(count, 1)]]
+        positions = np.arange(position * size, (position + 1) * size) % count
+        return [int(order[i]) for i in positions[: max(count, 1)]]
 
     def _example(self, index: int, samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Cut or pad a clip to [samples], and change it at random."""
         aug, rate = self.config.augment, self.embedder.sample_rate
         wave = fit(self._waves[index], samples, rng)
         wave = roll(wave, int(aug.roll_ms * rate / 1000), rng)
@@ -118,7 +123,7 @@ class Finetune:
 
 
 def with_labels(base: AudioEmbedder, labels: Sequence[str], seed: int = 0) -> AudioEmbedder:
-    """A copy with a new, random classifier for these labels; everything else is kept."""
+    """Return a copy of a model, with a new, random classifier for these labels."""
     network = replace(base.spec.network, n_classes=len(labels))
     spec = replace(base.spec, network=network, weights="", url="", sha256=None, mean_ap=None)
     torch.manual_seed(seed)
@@ -131,7 +136,11 @@ def with_labels(base: AudioEmbedder, labels: Sequence[str], seed: int = 0) -> Au
 
 
 def label_loss(logits: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
-    """Targets in [0, 1], soft ones too; NaN leaves a class of an example out: [B, C] -> []."""
+    """Return the cross-entropy of logits [B, C] and targets [B, C] as a scalar.
+
+    Targets lie in [0, 1] and need not be 0 or 1. With `multi_label`, a NaN leaves this label of
+    this example out of the mean.
+    """
     if not multi_label:
         return functional.cross_entropy(logits, targets)
     known = ~targets.isnan()
@@ -140,7 +149,7 @@ def label_loss(logits: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
 
 @torch.inference_mode()
 def predict(embedder: AudioEmbedder, waves: Waves) -> NDArray[np.float32]:
-    """Logits of whole clips, each alone, as the service would: [N, C]."""
+    """Return the logits of whole clips, each computed alone, as the service does: [N, C]."""
     rows = [
         embedder.features(waves[index], taps=["logits"])["logits"][0].cpu()
         for index in range(len(waves))
@@ -149,7 +158,7 @@ def predict(embedder: AudioEmbedder, waves: Waves) -> NDArray[np.float32]:
 
 
 def score(scores: NDArray[np.float32], targets: NDArray[np.float32], multi_label: bool) -> Metrics:
-    """The figure that matters: {"mean_average_precision": ...} or {"accuracy": ...}."""
+    """Score logits [N, C] by mean average precision if `multi_label`, else by accuracy."""
     if multi_label:
         return {"mean_average_precision": mean_average_precision(scores, targets)}
     return {"accuracy": accuracy(scores, targets)}

@@ -15,40 +15,42 @@ from torch import Tensor, nn
 
 from embedder.networks.mn import MN
 from eval.data.corpus import Corpus, to_log_mel
-from eval.scores.metrics import centred_cosine, mean_average_precision, relative_error
+from eval.scores.metrics import Metrics, centred_cosine, mean_average_precision, relative_error
 from eval.training.distill import top_labels
-from eval.training.trainer import Metrics
 
 TAPS: Final = ("b5", "b11", "b13", "b15", "clf1", "logits")
-CROP: Final = 500  # frames, 5 s
-SHORTEST: Final = 20  # frames that a clip's last crop must have left
-MOST_CROPS: Final = 12  # of one clip, so that long ambiences do not outvote the rest
-BATCH: Final = 16
+CROP: Final = 500  # frames of 10 ms: 5 s
+SHORTEST: Final = 20  # frames; a shorter rest at the end of a clip is left out
+MOST_CROPS: Final = 12  # of one clip: otherwise, long recordings would outweigh the others
+BATCH: Final = 16  # crops that go through a network at once
 
 
 def crops(corpus: Corpus) -> Tensor:
-    """Consecutive crops of every clip, padded with silence: log-mels [N, M, F]."""
-    found = []
+    """Cut every clip into consecutive crops, padded with silence: log-mels [N, M, CROP]."""
+    mels = []
     for clip in corpus.clips:
         for begin in range(0, min(clip.frames, MOST_CROPS * CROP), CROP):
             if begin and clip.frames - begin < SHORTEST:
                 continue
             power = corpus.power(clip, begin, CROP)
             padded = np.pad(power, ((0, CROP - len(power)), (0, 0)))
-            found.append(to_log_mel(torch.from_numpy(padded)).T)
-    return torch.stack(found)
+            mels.append(to_log_mel(torch.from_numpy(padded)).T)
+    return torch.stack(mels)
 
 
 class HeldOut:
-    """Crops and what the teacher makes of them; `compare` scores a student's networks."""
+    """Held-out crops and the teacher's features of them, with which students are compared.
+
+    `mels` are log-mels [N, M, F], as from `crops`.
+    """
 
     def __init__(self, teacher: MN, mels: Tensor, taps: Sequence[str] = TAPS) -> None:
         self.mels, self.taps = mels, tuple(taps)
-        self.wanted = self.features(teacher.eval())
+        self.targets = self.features(teacher.eval())
 
     @torch.inference_mode()
     def features(self, network: nn.Module) -> dict[str, NDArray[np.float32]]:
-        """{tap: [N, D]} of a network in eval mode."""
+        """Return {tap: [N, D]} of a network in eval mode."""
         assert isinstance(network, MN)
         device = next(network.parameters()).device
         batches = (mel.to(device) for mel in torch.split(self.mels, BATCH))
@@ -56,13 +58,17 @@ class HeldOut:
         return {tap: torch.cat([part[tap] for part in parts]).cpu().numpy() for tap in self.taps}
 
     def compare(self, student: nn.Module) -> Metrics:
-        """Relative error and centred cosine per tap, and mAP against the teacher's top labels."""
-        found = self.features(student)
+        """Score a student against the teacher.
+
+        For each tap: the relative error and the centred cosine of its features. From the logits:
+        mAP against the teacher's `top_labels`.
+        """
+        features = self.features(student)
         scores: Metrics = {}
         for tap in self.taps:
-            scores[f"error_{tap}"] = relative_error(found[tap], self.wanted[tap])
-            scores[f"cosine_{tap}"] = centred_cosine(found[tap], self.wanted[tap])
+            scores[f"error_{tap}"] = relative_error(features[tap], self.targets[tap])
+            scores[f"cosine_{tap}"] = centred_cosine(features[tap], self.targets[tap])
         if "logits" in self.taps:
-            truth = top_labels(self.wanted["logits"])
-            scores["tag_map"] = mean_average_precision(found["logits"], truth)
+            truth = top_labels(self.targets["logits"])
+            scores["tag_map"] = mean_average_precision(features["logits"], truth)
         return scores

@@ -1,4 +1,6 @@
-"""A quick classifier: scikit-learn on frozen embeddings, saved as a model that serves its tags.
+"""Probes: classifiers that scikit-learn trains on a model's embeddings in seconds.
+
+A probe is saved as a file that loads as a model; its labels are the model's tags.
 
 Axes: N examples, D embedding values, C labels.
 """
@@ -18,7 +20,7 @@ from embedder.probe import Probe, Vectors
 from eval.data.labelled import Dataset, Waves
 
 STRENGTH: Final = 0.01  # inverse regularisation of the linear probe, on standardised values
-HIDDEN: Final = 256
+HIDDEN: Final = 256  # units of the MLP probe's hidden layer
 ALWAYS: Final = 1e3  # logit of a label that every clip has, or none
 
 Layer = tuple[Vectors, Vectors]  # weights [in, out], bias [out]
@@ -31,7 +33,14 @@ def fit_probe(
     kind: str = "linear",
     seed: int = 0,
 ) -> Probe:
-    """Train on embeddings [N, D] of a dataset's clips; unknown labels count as absent."""
+    """Train a probe on embeddings of a dataset's clips.
+
+    Parameters
+    ----------
+    vectors : embeddings [N, D], as from `embed`.
+    dataset : its labels become the probe's; labels that were not judged count as absent.
+    kind : "linear" or "mlp".
+    """
     if embedder.spec.probed:
         raise BadRequest(f"{embedder.name} is a probe itself; name the model underneath")
     targets = np.nan_to_num(dataset.targets())
@@ -57,7 +66,7 @@ def fit_probe(
 
 @torch.inference_mode()
 def embed(embedder: AudioEmbedder, waves: Waves, taps: Sequence[str] | None = None) -> Vectors:
-    """Scene embeddings of whole clips, each alone: [N, D]."""
+    """Return the scene embeddings of whole clips, each computed alone: [N, D]."""
     chosen = tuple(taps or embedder.taps)
     rows = [
         embedder.join(embedder.features(waves[index], taps=chosen), chosen)[0].cpu()
@@ -67,6 +76,7 @@ def embed(embedder: AudioEmbedder, waves: Waves, taps: Sequence[str] | None = No
 
 
 def _linear(x: Vectors, targets: Vectors, multi_label: bool) -> Layer:
+    """Fit logistic regression: one for all labels, or one a label if `multi_label`."""
     from sklearn.linear_model import LogisticRegression
 
     def fit(truth: Any) -> Any:
@@ -107,13 +117,15 @@ def _mlp(x: Vectors, targets: Vectors, multi_label: bool, seed: int) -> tuple[La
 
 
 def _spread(last: tuple[NDArray[Any], NDArray[Any]], classes: NDArray[Any], count: int) -> Layer:
-    """A softmax layer of the classes that were seen, for all: others are never likely.
+    """Widen a layer of the `classes` that occur in training to all `count` labels.
 
-    Of two classes, scikit-learn gives the difference of their logits.
+    The other labels get a logit that makes them never likely. For two classes, scikit-learn
+    returns a single column, the difference of their logits, which is split into two.
     """
     weights, bias = last
     if len(classes) == 2:
         weights, bias = np.hstack([-weights, weights]) / 2, np.hstack([-bias, bias]) / 2
-    every = np.zeros((len(weights), count), np.float32), np.full(count, -ALWAYS, np.float32)
-    every[0][:, classes], every[1][classes] = weights, bias
-    return every
+    all_weights = np.zeros((len(weights), count), np.float32)
+    all_biases = np.full(count, -ALWAYS, np.float32)
+    all_weights[:, classes], all_biases[classes] = weights, bias
+    return all_weights, all_biases

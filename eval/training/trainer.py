@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from embedder.networks.dymn import DyMN, TemperatureSchedule
+from eval.scores.metrics import Metrics
 from eval.training import parallel
 
 CHECKPOINT: Final = "checkpoint.pt"
 LOG: Final = "log.csv"
-Metrics = dict[str, float]
 
 
 class Task(Protocol):

@@ -20,16 +20,16 @@ from embedder.audio.decode import load_audio
 from embedder.errors import BadRequest
 from eval.__main__ import app
 from eval.bench import flac, matroska
-from eval.bench.abuse import Cost
+from eval.bench.abuse import AttackCost
 from eval.bench.attacks import ATTACKS, Bound, Target, material
 from eval.bench.launch import Launch, free_port, server
 from eval.bench.promises import PROMISES
-from eval.bench.watch import Seen, Watch
+from eval.bench.watch import ServerUsage, ServerWatch
 from eval.bench.wire import Reply, exchange, request
 from service.protocol import HeadDeadline
 from tests.service_kit import FakeModel, fake_app, live
 
-CALM = Seen(peak_mib=110, start_mib=100, threads=8, start_threads=8, stall=0.1, killed=False)
+CALM = ServerUsage(peak_mib=110, start_mib=100, threads=8, start_threads=8, stall=0.1, killed=False)
 
 
 @pytest.mark.parametrize("blocks", [1, 130])
@@ -96,21 +96,21 @@ def test_a_server_that_never_answers_is_late() -> None:
         (Reply(413, "cut", 1, 100), CALM, False),
         (Reply(413, "whole", 9, 100), CALM, False),
         (Reply(0, "cut", 1, 0), CALM, False),
-        (Reply(413, "whole", 1, 100), Seen(900, 100, 8, 8, 0.1, False), False),
-        (Reply(413, "whole", 1, 100), Seen(110, 100, 8, 8, 2.0, False), False),
-        (Reply(413, "whole", 1, 100), Seen(110, 100, 40, 8, 0.1, False), False),
-        (Reply(413, "whole", 1, 100), Seen(110, 100, 8, 8, 0.1, True), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(900, 100, 8, 8, 0.1, False), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(110, 100, 8, 8, 2.0, False), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(110, 100, 40, 8, 0.1, False), False),
+        (Reply(413, "whole", 1, 100), ServerUsage(110, 100, 8, 8, 0.1, True), False),
     ],
 )
-def test_a_cost_keeps_its_bound_or_not(reply: Reply, seen: Seen, kept: bool) -> None:
-    assert Cost([reply], seen, disk_mib=0).kept(Bound()) is kept
+def test_a_cost_keeps_its_bound_or_not(reply: Reply, seen: ServerUsage, kept: bool) -> None:
+    assert AttackCost([reply], seen, disk_mib=0).kept(Bound()) is kept
 
 
 def test_a_closed_connection_may_be_an_answer_but_silence_is_none() -> None:
     bound = Bound(frozenset({0, 431}))
-    assert Cost([Reply(0, "reset", 1, 0)], CALM, 0).kept(bound)
-    assert not Cost([Reply(0, "late", 1, 0)], CALM, 0).kept(bound)
-    assert not Cost([], CALM, 0).kept(bound)
+    assert AttackCost([Reply(0, "reset", 1, 0)], CALM, 0).kept(bound)
+    assert not AttackCost([Reply(0, "late", 1, 0)], CALM, 0).kept(bound)
+    assert not AttackCost([], CALM, 0).kept(bound)
 
 
 class Hasty(HeadDeadline):
@@ -152,7 +152,7 @@ def test_a_watch_sees_stalls_and_memory() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Late) as late:
         threading.Thread(target=late.serve_forever).start()
         try:
-            watch = Watch(os.getpid(), late.server_port, limit_mib=1e6)
+            watch = ServerWatch(os.getpid(), late.server_port, limit_mib=1e6)
             time.sleep(0.5)
             seen = watch.end()
         finally:
@@ -166,7 +166,7 @@ def test_a_watch_sees_stalls_and_memory() -> None:
 def test_a_watch_kills_what_grows_beyond_its_limit() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        watch = Watch(child.pid, free_port(), limit_mib=1)
+        watch = ServerWatch(child.pid, free_port(), limit_mib=1)
         assert child.wait(60) < 0
         seen = watch.end()
     finally:

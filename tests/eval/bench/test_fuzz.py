@@ -18,7 +18,7 @@ from eval.__main__ import app
 from eval.bench import roads
 from eval.bench.crashes import Case, Ending, endings
 from eval.bench.material import clip, encoded
-from eval.bench.mixed import Load
+from eval.bench.mixed import MixedLoad
 from eval.bench.mutation import GENERAL, HEADER, MUTATIONS, mutated
 from eval.bench.soak import Moment, judged
 from eval.bench.tally import Tally
@@ -72,7 +72,7 @@ def test_a_crash_and_a_hang_are_those_of_their_cases() -> None:
 
 def test_what_ends_badly_is_kept_and_can_be_repeated(tmp_path: Path) -> None:
     seeds = _files(tmp_path, SEEDS)
-    tally = Tally("library", roads.Given(seeds), tmp_path / "kept")
+    tally = Tally("library", roads.FuzzInputs(seeds), tmp_path / "kept")
     for number in range(6):
         tally.add(Ending(number, "done" if number == 0 else "UNTYPED", "why"))
     kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
@@ -86,7 +86,7 @@ def test_what_ends_badly_is_kept_and_can_be_repeated(tmp_path: Path) -> None:
 
 def test_requests_repeat_and_are_answered(tmp_path: Path) -> None:
     with live(fake_app(FakeModel())) as port:
-        case = roads.http(roads.Given(_files(tmp_path, SEEDS), port))
+        case = roads.http(roads.FuzzInputs(_files(tmp_path, SEEDS), port))
         assert roads.random_request(port, SEEDS, 9) == roads.random_request(port, SEEDS, 9)
         outcomes = Counter(case(number).outcome for number in range(40))
     assert outcomes["refused"] > 5
@@ -107,7 +107,7 @@ def test_the_command_counts_every_road(tmp_path: Path) -> None:
 
 def test_a_mixed_load_has_all_that_it_names() -> None:
     with live(fake_app(FakeModel())) as port:
-        load = Load(port, ("fake",), "fake")
+        load = MixedLoad(port, ("fake",), "fake")
         asyncio.run(load.run(clients=2, seconds=2))
     assert load.counts["200"] > 5
     assert not any(name.startswith(("5", "no answer")) for name in load.counts)

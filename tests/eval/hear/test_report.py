@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from embedder.errors import BadRequest, EmbedderError
 from eval.__main__ import app
 from eval.hear import cli, facts, report
-from eval.hear.jobs import PREDICTED, SCORES, Effort, Job
+from eval.hear.jobs import PREDICTED, SCORES, Effort, HearJob
 from eval.hear.models import Candidate, Described, candidate, parse_options
 from eval.hear.plan import write_task
-from eval.hear.report import Report, Row, Score
+from eval.hear.report import ModelScores, Score, ScoreReport
 from eval.hear.sources import class_folders, plan
 from tests import hear_kit
 
@@ -23,14 +23,14 @@ FOLDED = {"aggregated_scores": {"test_top1_acc_mean": 0.9, "test_top1_acc_std": 
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> HearJob:
     clips = class_folders(hear_kit.class_folders(tmp_path / "sounds", 3), folds=3)
     task = write_task(plan("esc50-v2.0.0-full", clips), tmp_path / "tasks", 16_000)
     described = Described(Candidate("tiny", "hear_api"), 16_000, 8, 8, 120_000, "abc")
-    return Job(described, task, tmp_path / "out", Effort())
+    return HearJob(described, task, tmp_path / "out", Effort())
 
 
-def finish(job: Job, scores: dict[str, Any]) -> Path:
+def finish(job: HearJob, scores: dict[str, Any]) -> Path:
     results = job.folder / "embeddings" / "hear_api" / job.task.name
     results.mkdir(parents=True)
     (results / SCORES).write_text(json.dumps(scores))
@@ -40,8 +40,8 @@ def finish(job: Job, scores: dict[str, Any]) -> Path:
     return results
 
 
-def row(label: str, parameters: int = 1_000_000, **scores: float) -> Row:
-    return Row(label, {task: Score(value) for task, value in scores.items()}, parameters)
+def row(label: str, parameters: int = 1_000_000, **scores: float) -> ModelScores:
+    return ModelScores(label, {task: Score(value) for task, value in scores.items()}, parameters)
 
 
 def test_all_tasks_are_known_with_their_best_scores() -> None:
@@ -71,7 +71,7 @@ def test_normalised_means_are_by_group() -> None:
     assert row("own", mine=0.1, yours=0.3).quality() == pytest.approx(0.2)
 
 
-def test_the_table_stands_beside_the_leaderboard(job: Job) -> None:
+def test_the_table_stands_beside_the_leaderboard(job: HearJob) -> None:
     finish(job, FOLDED)
     made = report.build([job])
     text = made.markdown()
@@ -84,19 +84,19 @@ def test_the_table_stands_beside_the_leaderboard(job: Job) -> None:
     assert content["rows"][0]["seconds"]["esc50-v2.0.0-full"] == {"embed": 1.0, "predict": 2.0}
 
 
-def test_a_model_without_results_has_an_empty_row(job: Job) -> None:
+def test_a_model_without_results_has_an_empty_row(job: HearJob) -> None:
     made = report.build([job])
     assert made.rows[0].scores == {}
     assert "| tiny |" in made.markdown()
 
 
-def test_a_job_is_done_until_something_it_depends_on_changes(job: Job) -> None:
+def test_a_job_is_done_until_something_it_depends_on_changes(job: HearJob) -> None:
     assert job.scores() is None
     finish(job, FOLDED)
     assert job.scores() == FOLDED
     other = Described(job.model.candidate, 16_000, 8, 8, 120_000, "other weights")
-    assert Job(other, job.task, job.out, job.effort).scores() is None
-    assert Job(job.model, job.task, job.out, Effort("fast")).scores() is None
+    assert HearJob(other, job.task, job.out, job.effort).scores() is None
+    assert HearJob(job.model, job.task, job.out, Effort("fast")).scores() is None
     (job.task.path / "fold00.json").write_text("{}")
     assert job.scores() is None
 
@@ -151,7 +151,7 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
     rows = [row("a", esc50=0.9, crema_d=0.6, mine=0.5), row("b", 10_000, esc50=0.5)]
     metrics = {"esc50": "top1_acc", "crema_d": "top1_acc", "mine": "mAP"}
     published = [row("OpenL3", 0, esc50=0.75, crema_d=0.55)]
-    for path in draw(Report(rows, metrics, published), tmp_path, "x"):
+    for path in draw(ScoreReport(rows, metrics, published), tmp_path, "x"):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -164,7 +164,7 @@ def test_plots_without_matplotlib_say_what_to_install(
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(BadRequest, match="matplotlib"):
-        complexity(Report([row("a", mine=0.5)], {"mine": "mAP"}), tmp_path / "x.png")
+        complexity(ScoreReport([row("a", mine=0.5)], {"mine": "mAP"}), tmp_path / "x.png")
 
 
 def test_feature_sets_and_models_that_are_not_there_are_refused(

@@ -13,14 +13,14 @@ from embedder.audio.decode import load_audio
 from embedder.errors import BadAudio, BadRequest
 from eval.data.clips import Clip, write_wav
 from eval.hear import recipes, sources
-from eval.hear.plan import Plan, fitted, write_task
-from eval.hear.tasks import Task, resample
+from eval.hear.plan import TaskPlan, fitted, write_task
+from eval.hear.tasks import HearTask, resample
 from tests.hear_kit import RATE, class_folders, sound
 from tests.shared import SHARED, needs_shared
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
+def task(tmp_path: Path) -> HearTask:
     clips = sources.class_folders(class_folders(tmp_path / "sounds", 3), folds=3)
     return write_task(sources.plan("small", clips, 0.25), tmp_path / "tasks", RATE)
 
@@ -33,7 +33,7 @@ def table(path: Path, rows: list[list[object]]) -> Path:
     return path
 
 
-def test_the_layout_is_hears(task: Task) -> None:
+def test_the_layout_is_hears(task: HearTask) -> None:
     assert task.metadata["split_mode"] == "presplit_kfold"
     assert task.metadata["evaluation"][0] == "top1_acc"
     assert task.splits == ["fold00", "fold01", "fold02"]
@@ -47,12 +47,12 @@ def test_the_layout_is_hears(task: Task) -> None:
 
 
 @needs_shared
-def test_the_layout_is_that_of_hears_own_preprocessing(task: Task, tmp_path: Path) -> None:
+def test_the_layout_is_that_of_hears_own_preprocessing(task: HearTask, tmp_path: Path) -> None:
     import tarfile
 
     with tarfile.open(next((SHARED / "hear_tasks").glob("*.tar.gz"))) as archive:
         archive.extractall(tmp_path, filter="data")
-    theirs = Task.read(next(tmp_path.glob("hear-*/tasks/*")))
+    theirs = HearTask.read(next(tmp_path.glob("hear-*/tasks/*")))
     assert theirs.rates() == [44_100]
     assert resample(theirs, 16_000) == sum(len(theirs.files(split)) for split in theirs.splits)
     assert theirs.rates() == [16_000, 44_100]
@@ -63,14 +63,14 @@ def test_the_layout_is_that_of_hears_own_preprocessing(task: Task, tmp_path: Pat
     }
 
 
-def test_clips_are_padded_and_trimmed(task: Task) -> None:
+def test_clips_are_padded_and_trimmed(task: HearTask) -> None:
     name = task.files("fold00")[0]
     assert load_audio(task.path / str(RATE) / "fold00" / name, RATE).size == RATE // 4
     assert fitted(np.ones(3, np.float32), 10, 0.5).tolist() == [1, 1, 1, 0, 0]
     assert fitted(np.ones(3, np.float32), 10, None).size == 3
 
 
-def test_resampling_is_done_once_and_mends_what_is_missing(task: Task) -> None:
+def test_resampling_is_done_once_and_mends_what_is_missing(task: HearTask) -> None:
     assert resample(task, 32_000, workers=3) == 9
     assert resample(task, 32_000) == 0
     assert task.rates() == [RATE, 32_000]
@@ -81,7 +81,7 @@ def test_resampling_is_done_once_and_mends_what_is_missing(task: Task) -> None:
     assert load_audio(lost, 32_000).size == 8_000
 
 
-def test_a_task_without_audio_cannot_be_resampled(task: Task) -> None:
+def test_a_task_without_audio_cannot_be_resampled(task: HearTask) -> None:
     (task.path / str(RATE) / "fold00" / task.files("fold00")[0]).unlink()
     with pytest.raises(BadRequest, match="complete at no sample rate"):
         resample(task, 32_000)
@@ -159,14 +159,14 @@ def test_what_hear_cannot_take_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="two clips named"):
         write_task(sources.plan("twice", [*clips, clips[0]]), tmp_path, RATE)
     two = Clip("two", clips[0].sound, "fold00", ("x", "y"))
-    both = Plan("both", [*clips, two], "scene", "multiclass", ("top1_acc",), None)
+    both = TaskPlan("both", [*clips, two], "scene", "multiclass", ("top1_acc",), None)
     with pytest.raises(BadRequest, match="has 2 labels"):
         write_task(both, tmp_path, RATE)
     write_task(sources.plan("once", clips), tmp_path, RATE)
     with pytest.raises(BadRequest, match="exists"):
         write_task(sources.plan("once", clips), tmp_path, RATE)
     with pytest.raises(BadRequest, match="no HEAR task"):
-        Task.read(tmp_path / "sounds")
+        HearTask.read(tmp_path / "sounds")
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_mixtures_repeat_and_keep_their_recordings_apart() -> None:
     assert np.array_equal(one, same)
     assert one.size == 10 * RATE
     event = first.clips[0].events[0]
-    inside = one[round(event.onset * RATE) : round(event.offset * RATE)]
+    inside = one[round(event.onset_s * RATE) : round(event.offset_s * RATE)]
     assert np.square(inside).mean() > 10 * np.square(one[: RATE // 10]).mean()
 
 

@@ -27,6 +27,7 @@ from embedder.zoo import (
     NetworkConfig,
 )
 from eval.__main__ import app
+from eval.data.annotations import TrueEvent, read_truth
 from eval.data.labelled import Dataset, Example
 from eval.data.mixtures import mixtures
 from eval.data.strong import (
@@ -40,15 +41,13 @@ from eval.data.strong import (
     write_pseudo,
 )
 from eval.scores.frame_scores import FrameScores
-from eval.scores.sed import TrueEvent, read_truth
 from eval.training.detector import (
     DetectorConfig,
     DetectorTraining,
     Lessons,
-    detector_of,
     parameter_groups,
-    sequence_dim,
 )
+from eval.training.detector_network import detector_of, sequence_dim
 from eval.training.trainer import Cosine, TrainConfig, Trainer
 from tests.shared import SHARED, needs_shared
 from tests.sounds import write_wav
@@ -381,8 +380,8 @@ def test_mixtures_are_written_as_they_were_made(tmp_path: Path) -> None:
     truth = read_truth(annotations)
     assert list(truth) == [clip.name for clip in made] == ["test000", "test001"]
     for clip in made:
-        wanted = [TrueEvent(e.onset, e.offset, e.label.replace("_", " ")) for e in clip.events]
-        assert truth[clip.name] == sorted(wanted)
+        events = [event._replace(label=event.label.replace("_", " ")) for event in clip.events]
+        assert truth[clip.name] == sorted(events)
         wave = load_audio(tmp_path / "test" / f"{clip.name}.wav", 32_000)
         assert np.abs(wave - clip.sound(32_000)).max() < 1e-3
     with pytest.raises(BadRequest, match="folds '9'"):

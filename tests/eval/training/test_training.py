@@ -17,6 +17,7 @@ from embedder.zoo import MEL_32K, DyMNConfig, MNConfig, ModelSpec
 from eval.data import corpus, synth
 from eval.data.labelled import Dataset, Example
 from eval.data.mixing import MixConfig, Mixer
+from eval.scores.metrics import Metrics
 from eval.training.augment import AugmentConfig, Mixup
 from eval.training.distill import (
     DistillConfig,
@@ -36,7 +37,7 @@ from eval.training.finetune import Finetune, FinetuneConfig, label_loss
 from eval.training.heldout import HeldOut, crops
 from eval.training.norms import settle
 from eval.training.soap import soap
-from eval.training.trainer import CHECKPOINT, LOG, Metrics, Schedule, TrainConfig, Trainer, adam
+from eval.training.trainer import CHECKPOINT, LOG, Schedule, TrainConfig, Trainer, adam
 from tests.sounds import write_wav
 
 RATE = 32_000
