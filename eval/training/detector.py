@@ -103,7 +103,7 @@ class Example(NamedTuple):
 
 
 class DetectorTraining:
-    """A trainer's task: a frame-wise MN learns the events of its labels."""
+    """An objective: a frame-wise MN learns the events of its labels."""
 
     def __init__(
         self,

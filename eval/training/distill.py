@@ -58,7 +58,7 @@ class Material:
 
 
 class TagDistillation:
-    """A trainer's task: lambda BCE(labels) + (1 - lambda) BCE(teacher probabilities)."""
+    """An objective: lambda BCE(labels) + (1 - lambda) BCE(teacher probabilities)."""
 
     def __init__(
         self,

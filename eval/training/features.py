@@ -50,7 +50,7 @@ class FeatureConfig:
 
 
 class FeatureDistillation:
-    """A trainer's task: match every block of the teacher on mixtures of unlabelled sound."""
+    """An objective: match every block of the teacher on mixtures of unlabelled sound."""
 
     def __init__(
         self,

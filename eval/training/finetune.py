@@ -52,7 +52,7 @@ class FinetuneConfig:
 
 
 class Finetune:
-    """A trainer's task: the whole network learns a labelled set."""
+    """An objective: the whole network learns a labelled set."""
 
     def __init__(
         self, base: AudioEmbedder, train: Dataset, test: Dataset, config: FinetuneConfig

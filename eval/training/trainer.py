@@ -1,4 +1,4 @@
-"""The one training loop; what is learnt from what is a Task.
+"""The one training loop; an Objective says what is learnt from what.
 
 A step's batch, and every random number drawn while training on it, follow from (seed, step)
 alone. A run resumed from its checkpoint therefore ends with the same weights, on a CPU and
@@ -28,7 +28,7 @@ LOG: Final = "log.csv"
 Metrics = dict[str, float]
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """What to learn. `batch` is called ahead of time in threads and must be pure."""
 
     model: nn.Module
@@ -133,29 +133,30 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 class Trainer:
-    """Runs a task in a folder, from its checkpoint if there is one.
+    """Trains an objective's model in a folder, from the checkpoint there if there is one.
 
     A parameter group of the optimiser may have its own "share" of the schedule's rate.
     """
 
     def __init__(
         self,
-        task: Task,
+        objective: Objective,
         folder: Path,
         config: TrainConfig,
         optimizer: MakeOptimizer = adam,
         report: Callable[[Metrics], None] = lambda _: None,
     ) -> None:
-        self.task, self.folder, self.config, self.report = task, folder, config, report
-        self.task.model.to(config.device)
-        self.optimizer = optimizer(task.model)
+        self.objective, self.folder = objective, folder
+        self.config, self.report = config, report
+        self.objective.model.to(config.device)
+        self.optimizer = optimizer(objective.model)
         self.step = 0
         self.rows: list[Metrics] = []
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).is_file():
             self._restore()
         self._anneal()
-        parallel.join(task.model)
+        self._loss = parallel.averaging(objective.model, objective.loss)
 
     def run(self, stop_at: int | None = None) -> Metrics:
         """Train to the end (or to step `stop_at`); returns the last row of the log."""
@@ -187,7 +188,7 @@ class Trainer:
         temporary = self.folder / f"{CHECKPOINT}.new"
         state = {
             "step": self.step,
-            "model": self.task.model.state_dict(),
+            "model": self.objective.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
         }
@@ -196,7 +197,7 @@ class Trainer:
 
     def _restore(self) -> None:
         state = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=True)
-        self.task.model.load_state_dict(state["model"])
+        self.objective.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.rows = state["step"], state["rows"]
 
@@ -206,21 +207,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.schedule.rate(self.step) * group.get("share", 1.0)
         self._anneal()
-        self.task.model.train()
+        self.objective.model.train()
         kind = torch.device(cfg.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=cfg.amp):
-            loss, metrics = self.task.loss(_to(batch, cfg.device), self.step)
+            loss, metrics = self._loss(_to(batch, cfg.device), self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        parallel.average_gradients(self.task.model)
-        nn.utils.clip_grad_norm_(self.task.model.parameters(), cfg.clip_norm)
+        nn.utils.clip_grad_norm_(self.objective.model.parameters(), cfg.clip_norm)
         self.optimizer.step()
         return {"loss": float(loss.detach()), **metrics}
 
     def _anneal(self) -> None:
         temperature = self.config.temperature_at(self.step)
-        if temperature is not None and isinstance(self.task.model, DyMN):
-            self.task.model.temperature = temperature
+        if temperature is not None and isinstance(self.objective.model, DyMN):
+            self.objective.model.temperature = temperature
 
     def _batches(self, first: int, stop: int) -> Iterator[Any]:
         """Batches in order, made ahead in threads."""
@@ -228,7 +228,7 @@ class Trainer:
         waiting: deque[Future[Any]] = deque()
         with ThreadPoolExecutor(self.config.workers) as pool:
             for step in steps:
-                waiting.append(pool.submit(self.task.batch, step))
+                waiting.append(pool.submit(self.objective.batch, step))
                 if len(waiting) > self.config.ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -237,12 +237,12 @@ class Trainer:
     def _log(self, row: Metrics) -> None:
         if parallel.rank() != 0:
             return
-        self.task.model.eval()
+        self.objective.model.eval()
         with torch.inference_mode():
-            row |= self.task.evaluate()
+            row |= self.objective.evaluate()
         row["learning_rate"] = self.config.schedule.rate(self.step - 1)
-        if isinstance(self.task.model, DyMN) and self.task.model.temperature is not None:
-            row["temperature"] = self.task.model.temperature
+        if isinstance(self.objective.model, DyMN) and self.objective.model.temperature is not None:
+            row["temperature"] = self.objective.model.temperature
         self.rows.append(row)
         write_csv(self.folder / LOG, self.rows)
         self.report(row)
