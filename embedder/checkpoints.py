@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedder.described import labels_from_json, spec_from_json, spec_to_json
+from embedder.downloads import download
 from embedder.errors import DownloadFailed, WeightsError, WeightsMismatch, WeightsNotFound
 from embedder.files import atomic
 from embedder.zoo import ModelSpec
@@ -32,9 +33,7 @@ from embedder.zoo import ModelSpec
 WEIGHTS_DIR_VARIABLE: Final = "EMBEDDER_WEIGHTS_DIR"
 METADATA_KEY: Final = "embedder"
 _CHUNK: Final = 1 << 20
-_TIMEOUT: Final = 30.0  # seconds without a byte
 _REASON: Final = 200  # characters of a parser's message that are shown
-MAX_DOWNLOAD: Final = 2 << 30  # bytes; the largest published file has 0.3 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +155,19 @@ def fetch(spec: ModelSpec, directory: Path | None = None) -> Path:
         return _package_data(spec.weights)
     target = (directory or cache_dir()) / spec.weights
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(target) as temporary:
-            _download(spec.url, temporary)
-            actual = file_sha256(temporary)
-            if spec.sha256 not in (None, actual):
-                raise WeightsMismatch(
-                    f"{spec.url} has SHA-256 {actual}, expected {spec.sha256}; nothing was kept"
-                )
-            _hash_record(target).write_text(f"{actual}  {target.name}\n")
+        if spec.sha256 is None:
+            download(spec.url, target, inspect=lambda file: _record_hash(file, target))
+        else:
+            download(spec.url, target, spec.sha256)
     except OSError as error:
         raise DownloadFailed(
             f"{spec.weights} is neither in {', '.join(map(str, weights_dirs()))} nor could it be "
             f"downloaded ({type(error).__name__}: {error}). Get {spec.url} and put it into "
             f"{cache_dir()} or a directory named in {WEIGHTS_DIR_VARIABLE}"
+        ) from error
+    except ValueError as error:
+        raise WeightsMismatch(
+            f"{spec.url} is another file than the published one; nothing was kept ({error})"
         ) from error
     return target
 
@@ -194,6 +192,11 @@ def _expected_hash(spec: ModelSpec, path: Path) -> str | None:
             raise WeightsMismatch(f"{record} holds no SHA-256; delete it and {path.name} with it")
         return noted[0].decode()
     return spec.sha256
+
+
+def _record_hash(file: Path, target: Path) -> None:
+    """Note the hash of a downloaded file beside `target`, before it gets this name."""
+    _hash_record(target).write_text(f"{file_sha256(file)}  {target.name}\n")
 
 
 def _package_data(name: str) -> Path:
@@ -244,38 +247,3 @@ def _read_safetensors(path: Path, sha256: str) -> Checkpoint:
             f"{path} describes no model that this version knows ({reason}); "
             "write it again with `embedder.checkpoints.save`"
         ) from error
-
-
-def _download(url: str, target: Path) -> None:
-    # Imported here: most processes find their weights on disk.
-    import httpx
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    def refuse_plain(request: httpx.Request) -> None:
-        if request.url.scheme != "https" and request.url != url:
-            raise ConnectionError(f"it was redirected to {request.url}, which is no https")
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    try:
-        with (
-            Progress(
-                *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
-            ) as progress,
-            httpx.Client(
-                follow_redirects=True, timeout=_TIMEOUT, event_hooks={"request": [refuse_plain]}
-            ) as client,
-            client.stream("GET", url) as response,
-            target.open("wb") as file,
-        ):
-            response.raise_for_status()
-            total = int(response.headers.get("content-length", 0)) or None
-            task = progress.add_task(url.rsplit("/", 1)[-1], total=total)
-            for chunk in response.iter_bytes(_CHUNK):
-                if file.tell() + len(chunk) > MAX_DOWNLOAD:
-                    raise ConnectionError(f"it has more than {MAX_DOWNLOAD >> 20} MB")
-                file.write(chunk)
-                progress.advance(task, len(chunk))
-    except httpx.HTTPError as error:
-        raise ConnectionError(str(error)) from error
