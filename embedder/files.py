@@ -1,4 +1,4 @@
-"""Writing files so that readers see all of one or nothing."""
+"""Write files so that nobody ever reads half of one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target`; it replaces `target` on success, else it vanishes.
+    """Yield a temporary file beside `target`, which replaces `target` unless an error is raised.
 
-    Its name ends as `target`'s does, for writers that look at the suffix.
+    The temporary file has the suffix of `target`, which some writers look at.
     """
     descriptor, name = tempfile.mkstemp(
         dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix

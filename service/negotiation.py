@@ -1,4 +1,9 @@
-"""Which of our formats a client accepts (RFC 9110, section 12.5.1)."""
+"""Choose the format of an answer from a request's Accept header (RFC 9110, section 12.5.1).
+
+No library does it well enough. python-mimeparse takes a malformed quality as 1, does not match
+upper case, and needs seconds for one long hostile header. werkzeug, itself a web framework, refuses
+clients that ask for JSON with a charset. content-negotiation fails at a space after a comma.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +20,20 @@ FORMATS: Final = (JSON, NPY, NPZ)  # the server's preference
 
 
 def best_format(accept: str | None) -> str:
-    """The format this Accept header likes best; NotAcceptable if it accepts none of ours."""
+    """The format that an Accept header prefers; NotAcceptable if it accepts none of ours."""
     if accept in (None, "", "*/*", JSON):
         return JSON
     assert accept is not None
     ranges = [_range(part) for part in accept.split(",") if part.strip()]
-    quality, best = max(
-        ((_quality(offer, ranges), offer) for offer in FORMATS), key=lambda found: found[0]
-    )
-    if quality <= 0:
+    qualities = {offer: _quality(offer, ranges) for offer in FORMATS}
+    best = max(FORMATS, key=qualities.__getitem__)
+    if qualities[best] <= 0:
         raise NotAcceptable(f"cannot make {accept[:100]!r}; accept {', '.join(FORMATS)}")
     return best
 
 
 def _range(part: str) -> tuple[str, float]:
+    """A media range and its quality; a malformed quality is 0."""
     name, *parameters = (piece.strip() for piece in part.split(";"))
     quality = 1.0
     for parameter in parameters:
@@ -39,7 +44,7 @@ def _range(part: str) -> tuple[str, float]:
 
 
 def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
-    """By the most specific range that names the offer."""
+    """The quality of the most specific range that matches a format; 0 if none does."""
     for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
         for candidate, quality in ranges:
             if candidate == name:
