@@ -1,7 +1,7 @@
 """Rank scores of a detector's frames, counted batch by batch. Axes: T frames, C labels.
 
-scikit-learn's scores need all frames at once; an hour of AudioSet Strong's 447 labels at 25
-frames a second is 40 million values. Histograms of the log-odds need 4000 counts a label.
+scikit-learn's scores need all frames at once: 40 million values for an hour of AudioSet Strong's
+447 labels. Histograms of the log-odds need 4000 counts for each label, however long the audio is.
 """
 
 from __future__ import annotations
