@@ -1,8 +1,8 @@
 """Choose the format of an answer from a request's Accept header (RFC 9110, section 12.5.1).
 
 No library does it well enough. python-mimeparse takes a malformed quality as 1, does not match
-upper case, and needs seconds for a hostile header of 64 kB. werkzeug, itself a web framework, refuses
-clients that ask for JSON with a charset. content-negotiation fails at a space after a comma.
+upper case, and needs seconds for a hostile header of 64 kB. werkzeug, itself a web framework,
+refuses clients that ask for JSON with a charset. content-negotiation fails at a space after commas.
 """
 
 from __future__ import annotations
