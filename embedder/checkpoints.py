@@ -1,7 +1,7 @@
 """Find, fetch, verify, read and write checkpoints.
 
-A checkpoint is a plain state dict under the published names: a `.pt` file read with
-`weights_only=True`, or a `.safetensors` file, whose header may also describe the model
+A checkpoint is a plain state dict with the published names. It is a `.pt` file, which is read with
+`weights_only=True`, or a `.safetensors` file. The header of the latter may also describe the model
 (network, front end, labels, taps), so that a fine-tuned model needs no row in the zoo.
 """
 
@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedder.described import labels_from_json, spec_from_json, spec_to_json
+from embedder.downloads import download
 from embedder.errors import DownloadFailed, WeightsError, WeightsMismatch, WeightsNotFound
 from embedder.files import atomic
 from embedder.zoo import ModelSpec
@@ -32,14 +33,12 @@ from embedder.zoo import ModelSpec
 WEIGHTS_DIR_VARIABLE: Final = "EMBEDDER_WEIGHTS_DIR"
 METADATA_KEY: Final = "embedder"
 _CHUNK: Final = 1 << 20
-_TIMEOUT: Final = 30.0  # seconds without a byte
 _REASON: Final = 200  # characters of a parser's message that are shown
-MAX_DOWNLOAD: Final = 2 << 30  # bytes; the largest published file has 0.3 GB
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Verified weights. `spec` and `labels` are set where the file describes its own model."""
+    """Weights that were verified. `spec` and `labels` are set if the file describes its model."""
 
     state: Mapping[str, Tensor]
     sha256: str
@@ -48,18 +47,21 @@ class Checkpoint:
 
 
 def cache_dir() -> Path:
-    """Where downloads live: the user's cache directory, e.g. ~/.cache/embedder."""
+    """The directory of downloads, in the user's cache directory: ~/.cache/embedder on Linux."""
     return platformdirs.user_cache_path("embedder")
 
 
 def weights_dirs() -> list[Path]:
-    """The directories named in EMBEDDER_WEIGHTS_DIR (separated like PATH), then the cache."""
+    """The directories that EMBEDDER_WEIGHTS_DIR lists as PATH does, then the cache."""
     named = os.environ.get(WEIGHTS_DIR_VARIABLE, "").split(os.pathsep)
     return [*(Path(entry).expanduser() for entry in named if entry), cache_dir()]
 
 
 def find(spec: ModelSpec) -> Path | None:
-    """The model's checkpoint in the package or the weights directories, unverified."""
+    """The path of a model's checkpoint in the package or the weights directories, or None.
+
+    The file is not verified.
+    """
     if spec.bundled:
         return _package_data(spec.weights)
     stem = Path(spec.weights).stem
@@ -71,14 +73,14 @@ def find(spec: ModelSpec) -> Path | None:
 
 
 def load(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> Checkpoint:
-    """The weights of a model, searched for in the documented order and verified.
+    """Read and verify the weights of a model.
 
-    An explicit path; then the directories of EMBEDDER_WEIGHTS_DIR; then the user's cache;
-    then the published URL.
+    They come from `path` if it is given; else from the directories of EMBEDDER_WEIGHTS_DIR, the
+    user's cache or the published URL, whichever has them first.
 
     Raises
     ------
-    WeightsNotFound, DownloadFailed : with the file, the URL and where to put it.
+    WeightsNotFound, DownloadFailed : the message names the file, its URL and where to put it.
     WeightsMismatch : the file is damaged, or not the one expected.
     """
     if path is not None:
@@ -86,15 +88,15 @@ def load(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> Checkpo
         if not explicit.is_file():
             raise WeightsNotFound(f"no weights file {str(path)!r}; name an existing checkpoint")
         return read(explicit)
-    found = find(spec) or fetch(spec)
-    return read(found, _expected_hash(spec, found))
+    file = find(spec) or fetch(spec)
+    return read(file, _expected_hash(spec, file))
 
 
 def read(path: Path, sha256: str | None = None) -> Checkpoint:
-    """Read one file; with `sha256`, only after its hash matched.
+    """Read a file; if `sha256` is given, only a file with this hash.
 
-    Raises WeightsNotFound where the file cannot be read, WeightsMismatch for any content that is
-    no checkpoint, whatever it does to those who parse it.
+    Raises WeightsNotFound if the file cannot be read, and WeightsMismatch for any content that is
+    no checkpoint, whatever error the parser of that content raises.
     """
     try:
         actual = file_sha256(path)
@@ -110,7 +112,7 @@ def read(path: Path, sha256: str | None = None) -> Checkpoint:
         return Checkpoint(_read_pickled(path), actual)
     except WeightsError:
         raise
-    except Exception as error:  # hostile files make parsers raise whatever there is
+    except Exception as error:  # hostile files make parsers raise errors of any kind
         raise WeightsMismatch(
             f"{path} is not a readable checkpoint ({type(error).__name__}); "
             "use a published .pt file or a .safetensors file"
@@ -137,7 +139,7 @@ def save(
     *,
     half: bool = False,
 ) -> None:
-    """Write a self-describing safetensors checkpoint that `AudioEmbedder.load` takes.
+    """Write a safetensors checkpoint that describes its model; `AudioEmbedder.load` takes it.
 
     With `half`, floating-point tensors are stored as fp16.
     """
@@ -151,31 +153,33 @@ def save(
 
 
 def fetch(spec: ModelSpec, directory: Path | None = None) -> Path:
-    """Download the published checkpoint, verified and written atomically; returns its path."""
+    """Download and verify the published checkpoint; return its path.
+
+    Raises DownloadFailed, or WeightsMismatch if the file has another hash than the published one.
+    """
     if spec.bundled:
         return _package_data(spec.weights)
     target = (directory or cache_dir()) / spec.weights
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(target) as temporary:
-            _download(spec.url, temporary)
-            actual = file_sha256(temporary)
-            if spec.sha256 not in (None, actual):
-                raise WeightsMismatch(
-                    f"{spec.url} has SHA-256 {actual}, expected {spec.sha256}; nothing was kept"
-                )
-            _hash_record(target).write_text(f"{actual}  {target.name}\n")
+        if spec.sha256 is None:
+            download(spec.url, target, inspect=lambda file: _record_hash(file, target))
+        else:
+            download(spec.url, target, spec.sha256)
     except OSError as error:
         raise DownloadFailed(
             f"{spec.weights} is neither in {', '.join(map(str, weights_dirs()))} nor could it be "
             f"downloaded ({type(error).__name__}: {error}). Get {spec.url} and put it into "
             f"{cache_dir()} or a directory named in {WEIGHTS_DIR_VARIABLE}"
         ) from error
+    except ValueError as error:
+        raise WeightsMismatch(
+            f"{spec.url} is another file than the published one; nothing was kept ({error})"
+        ) from error
     return target
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -184,8 +188,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _expected_hash(spec: ModelSpec, path: Path) -> str | None:
-    """The published hash; else the one recorded when the file was downloaded; else none."""
-    if path.name != spec.weights:  # converted to safetensors by the user
+    """The published hash, else the hash that was recorded at the download, else None."""
+    if path.name != spec.weights:  # a safetensors file that the user converted
         return None
     record = _hash_record(path)
     if spec.sha256 is None and record.is_file():
@@ -194,6 +198,11 @@ def _expected_hash(spec: ModelSpec, path: Path) -> str | None:
             raise WeightsMismatch(f"{record} holds no SHA-256; delete it and {path.name} with it")
         return noted[0].decode()
     return spec.sha256
+
+
+def _record_hash(file: Path, target: Path) -> None:
+    """Note the hash of a downloaded file beside `target`, before it gets this name."""
+    _hash_record(target).write_text(f"{file_sha256(file)}  {target.name}\n")
 
 
 def _package_data(name: str) -> Path:
@@ -205,10 +214,10 @@ def _hash_record(path: Path) -> Path:
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
-    """A `.pt` file's state dict."""
+    """Read the state dict of a `.pt` file."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            # torch compresses nothing: what grows while it is read is a bomb.
+            # torch does not compress: an archive that grows when it is read is a bomb.
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise WeightsMismatch(f"{path} is larger inside than outside; torch writes none so")
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -244,38 +253,3 @@ def _read_safetensors(path: Path, sha256: str) -> Checkpoint:
             f"{path} describes no model that this version knows ({reason}); "
             "write it again with `embedder.checkpoints.save`"
         ) from error
-
-
-def _download(url: str, target: Path) -> None:
-    # Imported here: most processes find their weights on disk.
-    import httpx
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    def refuse_plain(request: httpx.Request) -> None:
-        if request.url.scheme != "https" and request.url != url:
-            raise ConnectionError(f"it was redirected to {request.url}, which is no https")
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    try:
-        with (
-            Progress(
-                *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
-            ) as progress,
-            httpx.Client(
-                follow_redirects=True, timeout=_TIMEOUT, event_hooks={"request": [refuse_plain]}
-            ) as client,
-            client.stream("GET", url) as response,
-            target.open("wb") as file,
-        ):
-            response.raise_for_status()
-            total = int(response.headers.get("content-length", 0)) or None
-            task = progress.add_task(url.rsplit("/", 1)[-1], total=total)
-            for chunk in response.iter_bytes(_CHUNK):
-                if file.tell() + len(chunk) > MAX_DOWNLOAD:
-                    raise ConnectionError(f"it has more than {MAX_DOWNLOAD >> 20} MB")
-                file.write(chunk)
-                progress.advance(task, len(chunk))
-    except httpx.HTTPError as error:
-        raise ConnectionError(str(error)) from error

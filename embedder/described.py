@@ -1,6 +1,7 @@
-"""How a checkpoint describes its own model, and which descriptions are believed.
+"""Write and read the description of a model that a checkpoint carries.
 
-A file may come from anyone: whatever it says is checked before anything is built from it.
+A file may come from anyone, so that every value is checked before a network is built from it.
+The types are those of the configurations in zoo.py, so that no second schema can disagree.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from embedder.zoo import DyMNConfig, FrameMNConfig, MelConfig, MNConfig, ModelSp
 
 Config = TypeVar("Config", bound=NetworkConfig | MelConfig)
 
-# NetworkConfig configurations by the family name that checkpoints carry.
+# Configurations of networks by the family name that checkpoints carry.
 FAMILIES: Final[Mapping[str, type[NetworkConfig]]] = types.MappingProxyType(
     {"mn": MNConfig, "dymn": DyMNConfig, "fmn": FrameMNConfig}
 )
-# Least and greatest values by name: of all published models, and well beyond them. The largest
-# network takes some 2 GB.
+# Least and greatest values by name, well beyond those of all published models. The largest network
+# that they allow takes some 2 GB.
 RANGES: Final[Mapping[str, tuple[float, float]]] = types.MappingProxyType(
     {
         "width": (0.05, 5.0),
@@ -49,7 +50,7 @@ TAPS: Final = 256
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
-    """What a self-describing checkpoint says of its model."""
+    """The description of a model, for a checkpoint."""
     family = next(name for name, config in FAMILIES.items() if type(spec.network) is config)
     return {
         "family": family,
@@ -60,7 +61,10 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
 
 
 def spec_from_json(description: Mapping[str, Any]) -> ModelSpec:
-    """Inverse of `spec_to_json`; KeyError, TypeError or ValueError where it makes no sense."""
+    """Read a description that `spec_to_json` made.
+
+    Raises KeyError, TypeError or ValueError for a description that makes no sense.
+    """
     network = _config(FAMILIES[_text(description["family"])], description["network"])
     mel = _config(MelConfig, description["mel"])
     _check_mel(mel)
@@ -72,7 +76,7 @@ def spec_from_json(description: Mapping[str, Any]) -> ModelSpec:
 
 
 def labels_from_json(labels: Any, spec: ModelSpec) -> tuple[str, ...]:
-    """A label for each of a model's classes; TypeError or ValueError for anything else."""
+    """Check that there is a label for each class of a model; else raise TypeError or ValueError."""
     names = texts(labels, at_most=spec.network.n_classes)
     if len(names) != spec.network.n_classes:
         raise ValueError(f"{len(names)} labels for {spec.network.n_classes} classes")
@@ -80,7 +84,7 @@ def labels_from_json(labels: Any, spec: ModelSpec) -> tuple[str, ...]:
 
 
 def texts(values: Any, at_most: int) -> tuple[str, ...]:
-    """A list of names from JSON."""
+    """Check a list of names that came as JSON; raise ValueError for anything else."""
     if not isinstance(values, list | tuple) or not 1 <= len(values) <= at_most:
         raise ValueError(f"not a list of 1 to {at_most} names")
     return tuple(map(_text, values))
@@ -94,6 +98,7 @@ def _text(value: Any) -> str:
 
 
 def _config(kind: type[Config], values: Any) -> Config:
+    """Build a configuration from the fields that a description names."""
     if not isinstance(values, dict):
         raise TypeError(f"{kind.__name__} is no object")
     hints = get_type_hints(kind)
@@ -104,7 +109,7 @@ def _config(kind: type[Config], values: Any) -> Config:
 
 
 def _value(name: str, hint: Any, value: Any) -> Any:
-    """A field's value if it has the field's type and lies in its range."""
+    """Check that a value has the type of its field and lies in its range."""
     value = tuple(value) if isinstance(value, list) else value
     if not _fits(hint, value):
         raise TypeError(f"{name} is of another type")
@@ -116,6 +121,7 @@ def _value(name: str, hint: Any, value: Any) -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value has the type of a type hint; an int is a float, a bool is no int."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Literal:
         return type(value) is str and value in inside

@@ -1,4 +1,4 @@
-"""Writes files so that a reader sees the whole file or none."""
+"""Write files so that nobody ever reads half of one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target`, which replaces it on success and is removed otherwise.
+    """Yield a temporary file beside `target`, which replaces `target` unless an error is raised.
 
-    Its suffix is that of `target`, because some writers look at it.
+    The temporary file has the suffix of `target`, which some writers look at.
     """
     descriptor, name = tempfile.mkstemp(
         dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix

@@ -1,21 +1,22 @@
-"""What was computed once: keys, the form of a value, and the in-process cache.
+"""Keep results that were computed once: keys, encoded values, and the in-process cache.
 
-Two levels under one protocol: `upload_key` maps the bytes of an upload to the fingerprint and
-length of its samples, `result_key` maps samples and everything that decides the numbers to the
-result.
+There are two levels under one protocol: `upload_key` leads from the bytes of an upload to the
+fingerprint and length of its samples, `result_key` from samples and everything that decides the
+numbers to the result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 import numpy as np
 from blake3 import blake3
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 # Raise when the same audio and options would give other numbers than before.
@@ -28,30 +29,31 @@ _VERSION: Final = 1
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {1: np.dtype("<f4"), 2: np.dtype("u1")}
 _CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_DIMENSIONS: Final = 4
+_ENTRY_OVERHEAD: Final = 360  # bytes of a key, its slots in three dictionaries, object headers
 
 
 class Unavailable(Exception):
-    """The cache cannot be asked at present: compute, and do not store."""
+    """The cache does not answer now: compute the result, and do not store it."""
 
 
 class Cache(Protocol):
-    """Byte strings by key. No method raises anything but Unavailable."""
+    """Byte strings by key. Its methods raise nothing but Unavailable."""
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None; Unavailable where the store does not answer in time."""
 
     def put(self, key: str, value: bytes) -> None:
-        """Store at once or soon, or not at all; never waits."""
+        """Store the value now, soon or not at all, without waiting."""
 
     async def close(self) -> None:
-        """Finish what `put` left to do, as far as it is quick, and disconnect."""
+        """Finish storing if that is quick, and disconnect."""
 
 
 def fingerprint(data: bytes | memoryview) -> bytes:
-    """32 bytes that stand for an upload or for samples.
+    """Hash an upload or samples to 32 bytes.
 
-    BLAKE3: SHA-256 takes three times as long, and sixteen times where the processor has no
-    instructions for it, which is more than decoding takes.
+    The hash is BLAKE3. SHA-256 takes three times as long, and sixteen times where the processor
+    has no instructions for it, which is more than decoding takes.
     """
     return blake3(data).digest()
 
@@ -66,12 +68,15 @@ def digest(fields: Iterable[object]) -> str:
 
 
 def upload_key(upload: bytes, decoder: str, sample_rate: int) -> str:
-    """Where the fingerprint of an upload's samples is kept; `decoder`: versions and limits."""
+    """The key of the fingerprint of an upload's samples.
+
+    `decoder` holds the versions and limits of the decoder.
+    """
     return f"embedder:pcm:{digest((SCHEMA_VERSION, upload, decoder, sample_rate))}"
 
 
 def result_key(samples: bytes, model: Iterable[object], task: Iterable[object]) -> str:
-    """Where a result is kept.
+    """The key of a result.
 
     `model` is all that decides the numbers of a model (weights, front end, engine, precision),
     `task` all that was asked of it.
@@ -80,7 +85,7 @@ def result_key(samples: bytes, model: Iterable[object], task: Iterable[object]) 
 
 
 def encode(array: NDArray[Any]) -> bytes:
-    """An array behind a header that `decode` checks."""
+    """The bytes of an array, after a header that `decode` checks."""
     raw = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     payload = struct.pack(f"<{raw.ndim}I", *raw.shape) + raw.tobytes()
     return (
@@ -89,10 +94,10 @@ def encode(array: NDArray[Any]) -> bytes:
 
 
 def decode(value: object, max_bytes: int | None = None) -> NDArray[Any] | None:
-    """The array, read-only; None if anything at all is wrong with the value.
+    """The array, read-only; None if anything is wrong with the value.
 
-    A store outside this process may hold whatever others put there: no bytes at all, or far more
-    than the `max_bytes` of an array that this server would have stored.
+    A store outside this process may hold whatever others put there: something else than bytes, or
+    far more than `max_bytes`, the largest array that this server would have stored.
     """
     if not isinstance(value, bytes) or len(value) < _HEADER.size:
         return None
@@ -115,52 +120,42 @@ def decode(value: object, max_bytes: int | None = None) -> NDArray[Any] | None:
 
 
 class NoCache:
-    """Nothing is kept, and every answer says so."""
+    """Keeps nothing, so that every answer is computed."""
 
     async def get(self, key: str) -> bytes | None:  # noqa: ARG002
-        """Unavailable, always."""
+        """Raise Unavailable."""
         raise Unavailable
 
     def put(self, key: str, value: bytes) -> None:
-        """Forget it."""
+        """Store nothing."""
 
     async def close(self) -> None:
         """Nothing to do."""
 
 
 class MemoryCache:
-    """The least recently used go first; keys count towards the bytes too."""
-
-    _ENTRY_OVERHEAD: Final = 200  # a dictionary slot and two object headers, about
+    """Values in this process; the least recently used leave first."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self._values: OrderedDict[str, bytes] = OrderedDict()
+        self._values: LRUCache[str, bytes] = LRUCache(max_bytes, getsizeof=_entry_bytes)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the entries take, at most `max_bytes`."""
+        return round(self._values.currsize)
 
     async def get(self, key: str) -> bytes | None:
-        """The value, now the most recently used."""
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
+        """The value, which is now the most recently used; None where there is none."""
+        return self._values.get(key)
 
     def put(self, key: str, value: bytes) -> None:
-        """Store, and drop the oldest until all fits."""
-        if self._cost(key, value) > self.max_bytes:
-            return
-        self._drop(key)
-        self._values[key] = value
-        self.bytes += self._cost(key, value)
-        while self.bytes > self.max_bytes:
-            self._drop(next(iter(self._values)))
+        """Store the value and drop the least recently used ones, until all fit."""
+        with contextlib.suppress(ValueError):  # larger than the whole cache: not stored
+            self._values[key] = value
 
     async def close(self) -> None:
         """Nothing to do."""
 
-    def _drop(self, key: str) -> None:
-        if (value := self._values.pop(key, None)) is not None:
-            self.bytes -= self._cost(key, value)
 
-    def _cost(self, key: str, value: bytes) -> int:
-        return len(key) + len(value) + self._ENTRY_OVERHEAD
+def _entry_bytes(value: bytes) -> int:
+    return len(value) + _ENTRY_OVERHEAD

@@ -1,4 +1,9 @@
-"""The choice of the answer's format by the Accept header (RFC 9110, section 12.5.1)."""
+"""Choose the format of an answer from a request's Accept header (RFC 9110, section 12.5.1).
+
+No library does it well enough. python-mimeparse takes a malformed quality as 1, does not match
+upper case, and needs seconds for a hostile header of 64 kB. werkzeug, itself a web framework,
+refuses clients that ask for JSON with a charset. content-negotiation fails at a space after commas.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +30,15 @@ def best_format(accept: str | None) -> str:
         return JSON
     assert accept is not None
     ranges = [_range(part) for part in accept.split(",") if part.strip()]
-    quality, best = max(
-        ((_quality(offer, ranges), offer) for offer in FORMATS), key=lambda rated: rated[0]
-    )
-    if quality <= 0:
+    qualities = {offer: _quality(offer, ranges) for offer in FORMATS}
+    best = max(FORMATS, key=qualities.__getitem__)
+    if qualities[best] <= 0:
         raise NotAcceptable(f"cannot make {accept[:100]!r}; accept {', '.join(FORMATS)}")
     return best
 
 
 def _range(part: str) -> tuple[str, float]:
+    """A media range and its quality; a malformed quality is 0."""
     name, *parameters = (piece.strip() for piece in part.split(";"))
     quality = 1.0
     for parameter in parameters:
@@ -44,7 +49,7 @@ def _range(part: str) -> tuple[str, float]:
 
 
 def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
-    """Return the quality of the most specific range that covers the offer, or 0."""
+    """The quality of the most specific range that matches a format; 0 if none does."""
     for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
         for candidate, quality in ranges:
             if candidate == name:

@@ -1,9 +1,9 @@
-"""The cache in redis: never waited for long, never needed.
+"""The cache in redis, for which no request waits long.
 
-A lookup that fails or takes too long is Unavailable; after a few in a row redis is left alone
-for a while (a circuit breaker), so that a dead server costs nothing but the cache's absence.
-Connecting takes several round trips: it has a time of its own, and goes on when the request that
-began it waits no longer.
+A lookup that fails or takes too long raises Unavailable. After a few failures in a row, redis is
+not asked for a while (a circuit breaker), so that requests lose no time to a dead server.
+Connecting takes several round trips. It has a time limit of its own, and continues when the
+request that began it stops waiting.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Breaker:
-    """Open after `failures` in a row, for `pause` seconds; then one success closes it."""
+    """A circuit breaker: `failures` in a row open it for `pause` seconds, a success closes it."""
 
     failures: int = 3
     pause: float = 2.0
@@ -47,41 +47,43 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Whether to leave the other side alone now."""
+        """Whether the server should not be asked now."""
         return self._failed >= self.failures and self.clock() < self._open_until
 
     def success(self) -> None:
-        """The other side answered."""
+        """Note that the server answered."""
         self._failed = 0
 
     def failure(self) -> None:
-        """It did not."""
+        """Note that the server did not answer."""
         self._failed += 1
         self._open_until = self.clock() + self.pause
 
 
 class _Connections:
-    """So many connections to one server, made as they are needed, by tasks of their own.
+    """Up to CONNECTIONS connections to a server, each made in a task of its own when it is needed.
 
-    Whoever waits for one may leave: what was begun for him serves the next one.
+    A request that stops waiting does not cancel the connection: the next request gets it.
+    redis-py's own pool connects within the request, so that a request that gives up after a few
+    milliseconds would throw the connection away and none would ever be ready.
     """
 
     def __init__(self, url: str, connecting: float, failed: Callable[[Exception], None]) -> None:
         self._pool = ConnectionPool.from_url(
             url,
             socket_connect_timeout=connecting,
-            socket_timeout=connecting,  # of the greeting; `RedisCache` limits what follows
+            socket_timeout=connecting,  # for the greeting; `RedisCache` limits what follows
             retry=Retry(NoBackoff(), 0),
-            protocol=2,  # without a round trip to agree on it
+            protocol=2,  # version 3 takes one more round trip to agree on
         )
         self._failed = failed
         self._idle: asyncio.LifoQueue[AbstractConnection | None] = asyncio.LifoQueue()
         self._count = 0
         self._waiting = 0
-        self._connecting: dict[asyncio.Task[None], float] = {}  # since when
+        self._connecting: dict[asyncio.Task[None], float] = {}  # the times of their beginning
 
     async def take(self, patience: float) -> AbstractConnection:
-        """A connection; Unavailable at once where connecting is known to take longer than that."""
+        """A free connection; Unavailable if connecting takes more than `patience` seconds."""
         if self._idle.empty():
             oldest = min(self._connecting.values(), default=math.inf)
             if time.monotonic() - oldest > patience:
@@ -97,14 +99,14 @@ class _Connections:
         return connection
 
     def give_back(self, connection: AbstractConnection) -> None:
-        """It is free; unless it was closed meanwhile."""
+        """Keep the connection for the next request, unless it was closed."""
         if connection.is_connected:
             self._idle.put_nowait(connection)
         else:
             self._count -= 1
 
     async def drop_idle(self) -> None:
-        """The server has closed a connection, so the others are hardly open."""
+        """Disconnect the idle ones: when a server closes one connection, it has closed all."""
         while not self._idle.empty():
             connection = self._idle.get_nowait()
             if connection is not None:
@@ -112,7 +114,7 @@ class _Connections:
                 await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """End what is being made, and what is idle."""
+        """End the connections that are idle or being made."""
         for task in list(self._connecting):
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)
@@ -139,7 +141,10 @@ class _Connections:
 
 
 class RedisCache:
-    """A `Cache` in redis; `timeout`, `ttl` and `connecting` (a time limit) are in seconds."""
+    """A `Cache` in redis.
+
+    Seconds: `timeout` limits a command, `connecting` limits connecting, values live for `ttl`.
+    """
 
     def __init__(
         self,
@@ -158,14 +163,14 @@ class RedisCache:
         self._writer: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> bytes | None:
-        """The value; Unavailable where redis does not answer in time."""
+        """The value, or None; Unavailable if redis does not answer in time."""
         value = await self._ask("GET", key)
         if value is None or isinstance(value, bytes):
             return value
-        raise Unavailable  # no redis answers so
+        raise Unavailable  # redis answers GET with bytes or nothing
 
     def put(self, key: str, value: bytes) -> None:
-        """Leave it to the writer, off the request's path."""
+        """Hand the value to the writer task, so that the request does not wait."""
         if self._breaker.open or self._unwritten_bytes + len(value) > MAX_UNWRITTEN:
             return
         self._unwritten.append((key, value))
@@ -174,7 +179,7 @@ class RedisCache:
             self._writer = asyncio.create_task(self._write())
 
     async def close(self) -> None:
-        """Write what waits, for at most a second, and disconnect."""
+        """Write the waiting values for at most a second, then disconnect."""
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=_CLOSE_SECONDS)
             self._writer.cancel()
@@ -198,12 +203,12 @@ class RedisCache:
         try:
             with fail_after(self._timeout):
                 connection = await self._connections.take(self._timeout)
-        except TimeoutError as error:  # one is being made, or a crowd waits: no failure of redis
+        except TimeoutError as error:  # many requests wait for connections: no failure of redis
             raise Unavailable from error
         try:
             with fail_after(self._timeout):
                 answer = await self._answer(connection, command)
-        except Exception as error:  # whatever comes from there must not reach a request
+        except Exception as error:  # no error of the cache may fail a request
             self._failed(error)
             if isinstance(error, Disconnected):
                 await self._connections.drop_idle()
@@ -214,7 +219,7 @@ class RedisCache:
     async def _answer(
         self, connection: AbstractConnection, command: tuple[str | bytes | int, ...]
     ) -> object:
-        """A command that fails in any way but the server's own refusal closes its connection."""
+        """Send a command and read the answer; any error but a refusal closes the connection."""
         try:
             await connection.send_command(*command)
             return await connection.read_response()

@@ -1,4 +1,8 @@
-"""How well a detector ranks frames, counted while they come. Axes: T frames, C labels."""
+"""Rank scores of a detector's frames, counted batch by batch. Axes: T frames, C labels.
+
+scikit-learn's scores need all frames at once: 40 million values for an hour of AudioSet Strong's
+447 labels. Histograms of the log-odds need 4000 counts for each label, however long the audio is.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,13 @@ BINS: Final = 4000  # of the log-odds from -20 to 20
 
 
 class FrameScores:
-    """How well frames of each label are ranked, counted in small memory; labels count alike."""
+    """Counts of the frames with and without each label, by the log-odds that the model gave."""
 
     def __init__(self, labels: int) -> None:
-        self._counts = np.zeros((2, labels, BINS), np.int64)  # without the label, with it
+        self._counts = np.zeros((2, labels, BINS), np.int64)  # frames without the label, with it
 
     def add(self, probabilities: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
-        """Probabilities and targets of more frames, both [T, C]."""
+        """Count more frames: probabilities and targets, both [T, C]."""
         p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
         bins = np.clip(((np.log(p / (1 - p)) + 20) * (BINS / 40)).astype(int), 0, BINS - 1)
         for label in range(bins.shape[1]):
@@ -28,10 +32,13 @@ class FrameScores:
                 self._counts[with_it, label] += np.bincount(chosen, minlength=BINS)
 
     def summary(self) -> Metrics:
-        """Means over the labels that occur of the area under the ROC curve (0.5 is chance) and of
-        average precision, and what chance has of the latter: the share of frames."""
+        """Mean area under the ROC curve (0.5 is chance) and mean average precision of the labels.
+
+        All labels that occur count alike. `chance_frame_ap` is the average precision of guessing:
+        the share of frames that have the label.
+        """
         areas, precisions, shares = [], [], []
-        for without, with_it in self._counts.transpose(1, 0, 2)[:, :, ::-1]:  # the surest first
+        for without, with_it in self._counts.transpose(1, 0, 2)[:, :, ::-1]:  # the highest first
             if not (with_it.any() and without.any()):
                 continue
             hits, misses = np.cumsum(with_it), np.cumsum(without)

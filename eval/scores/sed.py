@@ -1,9 +1,10 @@
-"""Scores of sound event detection, by the field's own libraries, on the settings of the papers.
+"""Score sound event detection with the field's libraries and the papers' settings.
 
-PSDS1 (arXiv 2503.11373, section III-C; Ebbers et al., ICASSP 2022) from frame probabilities, and
-segment and event F1 (Mesaros et al., 2016) from event lists.
+PSDS1 (arXiv 2503.11373, section III-C; Ebbers et al., ICASSP 2022) is computed from probabilities
+of frames, segment F1 and event F1 (Mesaros et al., 2016) from lists of events. The extra `sed`
+installs the libraries.
 
-Axes: T frames of 40 ms, N labels. The libraries are the extra `sed`.
+Axes: T frames of 40 ms, N labels.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ PSDS1: Final = {
     "unit_of_time": "hour",
 }
 SEGMENT_S: Final = 1.0
-COLLAR_S: Final = 0.2  # of onsets; of offsets this or the share of the event's length
+COLLAR_S: Final = 0.2  # that an onset may be off; an offset this or a share of the length
 OFFSET_SHARE: Final = 0.2
 LIBRARIES: Final = ("sed_scores_eval", "sed_eval", "dcase_util")
 _FRAME_S: Final = 0.04
 
 
 def evaluation_labels(labels: Sequence[str], truth: Truth) -> tuple[str, ...]:
-    """Labels of the model that the annotations have too: 407 of AudioSet Strong's 447."""
+    """The model's labels that occur in the annotations: 407 of 447 in AudioSet Strong."""
     annotated = {event.label for events in truth.values() for event in events}
     return tuple(label for label in labels if label in annotated)
 
@@ -54,14 +55,14 @@ def psds1(
     truth: Truth,
     seconds: Mapping[str, float],
 ) -> float:
-    """PSDS1 in [0, 1] over `evaluation_labels`; unitless, the papers print it times 100.
+    """PSDS1 in [0, 1] over `evaluation_labels`; the papers print it times 100.
 
     Parameters
     ----------
     frames : probabilities [T, N] of each clip, after the median filter.
     labels : names of the N columns.
     truth : events of the same clips.
-    seconds : length of each clip.
+    seconds : the length of each clip.
     """
     library = _library("sed_scores_eval")
     chosen = evaluation_labels(labels, {clip: truth[clip] for clip in frames})
@@ -72,9 +73,9 @@ def psds1(
         clip: _score_table(values[:, columns], chosen, seconds[clip])
         for clip, values in frames.items()
     }
-    wanted = set(chosen)
+    names = set(chosen)
     reference = {
-        clip: [tuple(event) for event in truth[clip] if event.label in wanted] for clip in frames
+        clip: [tuple(event) for event in truth[clip] if event.label in names] for clip in frames
     }
     lengths = {clip: seconds[clip] for clip in frames}
     score, *_ = library.intersection_based.psds(scores, reference, lengths, **PSDS1)
@@ -82,26 +83,26 @@ def psds1(
 
 
 def _score_table(values: NDArray[np.float32], labels: Sequence[str], seconds: float) -> Any:
-    """The library's table of scores; the last frame ends with the clip."""
+    """The probabilities as a table of sed_scores_eval; the last frame ends with the clip."""
     edges = np.minimum(np.arange(len(values) + 1) * _FRAME_S, seconds)
     scores = import_module("sed_scores_eval.base_modules.scores")
     return scores.create_score_dataframe(values.astype(np.float64), edges, list(labels))
 
 
 def f1(
-    found: Mapping[str, Sequence[Event]],
+    detected: Mapping[str, Sequence[Event]],
     labels: Sequence[str],
     truth: Truth,
     seconds: Mapping[str, float],
 ) -> dict[str, float]:
-    """Segment and event F1 in [0, 1] over `evaluation_labels`: of all, and mean of the labels.
+    """Segment and event F1 in [0, 1] over `evaluation_labels`: of all events, and means of labels.
 
-    Segments of 1 s. An event is right with its onset within 0.2 s and its offset within 0.2 s or
-    a fifth of its length. NaN where there is nothing to find and nothing found.
+    A segment lasts 1 s. An event is right if its onset is off by at most 0.2 s, and its offset by
+    at most 0.2 s or a fifth of its length. NaN if there is no event, annotated or detected.
     """
     metrics = _library("sed_eval").sound_event
     containers = _library("dcase_util").containers
-    chosen = list(evaluation_labels(labels, {clip: truth[clip] for clip in found}))
+    chosen = list(evaluation_labels(labels, {clip: truth[clip] for clip in detected}))
     judges = {
         "segment_f1": metrics.SegmentBasedMetrics(chosen, time_resolution=SEGMENT_S),
         "event_f1": metrics.EventBasedMetrics(
@@ -123,7 +124,7 @@ def f1(
             ]
         )
 
-    for clip, events in found.items():
+    for clip, events in detected.items():
         reference, estimated = listed(clip, truth[clip]), listed(clip, events)
         judges["segment_f1"].evaluate(reference, estimated, seconds[clip])
         judges["event_f1"].evaluate(reference, estimated)
@@ -137,14 +138,14 @@ def f1(
 
 
 def evaluate(model: AudioEmbedder, clips: Mapping[str, Path], truth: Truth) -> dict[str, float]:
-    """Every score of a detector on annotated clips, given by name and file."""
+    """All scores of a detector on annotated clips; `clips` are files by name."""
     from embedder.audio.decode import load_audio
     from embedder.defaults import MEDIAN
     from embedder.events.finder import EventFinder, EventRules, MedianFilter, in_order
 
     rules = EventRules.of(model.labels)
     frames: dict[str, NDArray[np.float32]] = {}
-    found: dict[str, list[Event]] = {}
+    detected: dict[str, list[Event]] = {}
     seconds: dict[str, float] = {}
     for clip, path in clips.items():
         wave = load_audio(path, model.sample_rate)
@@ -152,9 +153,9 @@ def evaluate(model: AudioEmbedder, clips: Mapping[str, Path], truth: Truth) -> d
         smooth, finder = MedianFilter(MEDIAN), EventFinder(rules)
         frames[clip] = np.concatenate([smooth.push(values), smooth.finish()])
         seconds[clip] = len(wave) / model.sample_rate
-        found[clip] = in_order([*finder.push(values), *finder.finish(seconds[clip])])
+        detected[clip] = in_order([*finder.push(values), *finder.finish(seconds[clip])])
     score = psds1(frames, model.labels, truth, seconds)
-    return {"psds1": score, **f1(found, model.labels, truth, seconds)}
+    return {"psds1": score, **f1(detected, model.labels, truth, seconds)}
 
 
 def score(

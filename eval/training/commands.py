@@ -62,7 +62,7 @@ def distill(
     device: Device = "cpu",
 ) -> None:
     """Distil a teacher's feature maps into a random student: how the bundled model was made."""
-    require("scipy")
+    require("scipy", "sklearn")
     import torch
 
     from embedder.model import AudioEmbedder
@@ -137,6 +137,7 @@ def distill_tags(
     device: Device = "auto",
 ) -> None:
     """Distil tags by the papers' recipe: stored logits of teachers, or a teacher beside."""
+    require("sklearn")
     from embedder.model import AudioEmbedder
     from eval.data.labelled import Waves, open_dataset
     from eval.training.distill import (
@@ -189,6 +190,7 @@ def finetune(
     device: Device = "auto",
 ) -> None:
     """Fine-tune on labelled sound; the result serves its own labels as tags."""
+    require("sklearn")
     from embedder.model import AudioEmbedder
     from eval.data.labelled import open_dataset
     from eval.training.distill import peak_rate

@@ -1,4 +1,4 @@
-"""A run's log as a picture. Needs matplotlib, which only the extra `train` installs."""
+"""Draw a run's log. Needs matplotlib, which the extra `train` installs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Metrics = dict[str, float]
 
 
 def draw(rows: Sequence[Metrics], path: Path) -> None:
-    """The loss above, the scores on held-out material below, over steps."""
+    """Write a picture: above, the training loss by step; below, the scores on held-out material."""
     steps = [row["step"] for row in rows]
     scores = [key for key in rows[-1] if key.startswith(("error_", "accuracy", "mean_", "tag_map"))]
     figure, (above, below) = pyplot.subplots(

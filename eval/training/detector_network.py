@@ -12,8 +12,7 @@ from torch import Tensor
 from embedder.defaults import FRAME_MS
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
-from embedder.zoo import FrameMNConfig, MNConfig
-from embedder.zoo import Sequence as SequenceModel
+from embedder.zoo import FrameMNConfig, MNConfig, SequenceName
 
 MEL_FRAMES: Final = 4  # mel frames make one frame of the detector
 DIM: Final = 256  # dimension of the sequence model at width 1
@@ -22,7 +21,7 @@ DIM: Final = 256  # dimension of the sequence model at width 1
 def detector_of(
     base: AudioEmbedder,
     labels: Sequence[str],
-    sequence: SequenceModel | None = None,
+    sequence: SequenceName | None = None,
     dim: int | None = None,
     seed: int = 0,
 ) -> AudioEmbedder:
@@ -57,7 +56,7 @@ def detector_of(
 
 
 def _frame_network(
-    base: AudioEmbedder, sequence: SequenceModel | None, dim: int | None, classes: int
+    base: AudioEmbedder, sequence: SequenceName | None, dim: int | None, classes: int
 ) -> FrameMNConfig:
     """Return the network of `detector_of`; BadRequest if `base` cannot be its start."""
     network, mel = base.spec.network, base.spec.mel

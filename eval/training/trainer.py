@@ -1,8 +1,8 @@
-"""The one training loop; what is learnt from what is a Task.
+"""The one training loop; an Objective says what is learnt from what.
 
-A step's batch, and every random number drawn while training on it, follow from (seed, step)
-alone. A run resumed from its checkpoint therefore ends with the same weights, on a CPU and
-with the same number of threads, as a run that was never disturbed.
+The batch of a step, and every random number drawn in that step, depend on (seed, step) alone. So
+a run resumed from its checkpoint ends with the same weights as a run that was never interrupted,
+on a CPU and with the same number of threads.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
+from embedder.files import atomic
 from embedder.networks.dymn import DyMN, TemperatureSchedule
 from eval.scores.metrics import Metrics
 from eval.training import parallel
@@ -28,7 +29,7 @@ CHECKPOINT: Final = "checkpoint.pt"
 LOG: Final = "log.csv"
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """What to learn. `batch` is called ahead of time in threads and must be pure."""
 
     model: nn.Module
@@ -44,11 +45,11 @@ class Task(Protocol):
 
 
 class Rates(Protocol):
-    """Learning rates of a run."""
+    """The learning rate of each step of a run."""
 
     @property
     def steps(self) -> int:
-        """Length of the run."""
+        """How many steps the run has."""
 
     def rate(self, step: int) -> float:
         """The learning rate of a step in [0, steps)."""
@@ -56,9 +57,9 @@ class Rates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Learning rate over a run; lengths are shares of all steps (arXiv 2310.15648, IV-A, V-B).
+    """Exponential warm-up, plateau at `peak`, linear ramp-down, and a fine phase at 1 %.
 
-    Exponential warm-up, plateau at `peak`, linear ramp-down, and a fine phase at 1 %.
+    The lengths of the phases are shares of all steps (arXiv 2310.15648, IV-A, V-B).
     """
 
     steps: int
@@ -81,7 +82,7 @@ class Schedule:
 class Cosine:
     """Linear warm-up to `peak`, then half a cosine to nothing (arXiv 2503.11373, III-B).
 
-    `warm_up` is a share of all steps, the paper's 5000 of 120 epochs of AudioSet Strong.
+    `warm_up` is a share of all steps: in the paper 5000 steps of 120 epochs of AudioSet Strong.
     """
 
     steps: int
@@ -99,10 +100,10 @@ class Cosine:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How a run is carried out; everything here that changes the result is in the log's header.
+    """How a run is carried out.
 
-    `temperature` anneals a DyMN's kernel attention; its epochs are counted as if the run had
-    `epochs` of them, however many steps it takes. None leaves the temperature alone.
+    `temperature` anneals a DyMN's kernel attention: its schedule is given in epochs, and the whole
+    run counts as `epochs` epochs, however many steps it has. None leaves the temperature alone.
     """
 
     schedule: Rates
@@ -118,7 +119,7 @@ class TrainConfig:
     epochs: float = 200.0
 
     def temperature_at(self, step: int) -> float | None:
-        """A DyMN's temperature in a step, if it is annealed."""
+        """The temperature of a DyMN in a step; None where it is not annealed."""
         if self.temperature is None:
             return None
         return self.temperature.at(self.epochs * step / self.schedule.steps)
@@ -128,37 +129,38 @@ MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
 
 def adam(model: nn.Module) -> torch.optim.Optimizer:
-    """The papers' optimiser; weight decay stays 0, which section V-B calls critical."""
+    """Adam, the papers' optimiser, with weight decay 0, which section V-B calls critical."""
     return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.0)
 
 
 class Trainer:
-    """Runs a task in a folder, from its checkpoint if there is one.
+    """Trains an objective's model in a folder, from the checkpoint there if there is one.
 
-    A parameter group of the optimiser may have its own "share" of the schedule's rate.
+    A parameter group of the optimiser may have a "share", which multiplies the schedule's rate.
     """
 
     def __init__(
         self,
-        task: Task,
+        objective: Objective,
         folder: Path,
         config: TrainConfig,
         optimizer: MakeOptimizer = adam,
         report: Callable[[Metrics], None] = lambda _: None,
     ) -> None:
-        self.task, self.folder, self.config, self.report = task, folder, config, report
-        self.task.model.to(config.device)
-        self.optimizer = optimizer(task.model)
+        self.objective, self.folder = objective, folder
+        self.config, self.report = config, report
+        self.objective.model.to(config.device)
+        self.optimizer = optimizer(objective.model)
         self.step = 0
         self.rows: list[Metrics] = []
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).is_file():
             self._restore()
         self._anneal()
-        parallel.join(task.model)
+        self._loss = parallel.averaging(objective.model, objective.loss)
 
     def run(self, stop_at: int | None = None) -> Metrics:
-        """Train to the end (or to step `stop_at`); returns the last row of the log."""
+        """Train to the end, or to step `stop_at`, and return the last row of the log."""
         cfg = self.config
         stop = min(cfg.schedule.steps, stop_at or cfg.schedule.steps)
         began, counted = time.monotonic(), 0
@@ -181,22 +183,21 @@ class Trainer:
         return self.rows[-1] if self.rows else {}
 
     def save(self) -> None:
-        """Write the checkpoint in one piece: killed in between, the old one stays."""
+        """Write the checkpoint; a process killed meanwhile leaves the previous one whole."""
         if parallel.rank() != 0:
             return
-        temporary = self.folder / f"{CHECKPOINT}.new"
         state = {
             "step": self.step,
-            "model": self.task.model.state_dict(),
+            "model": self.objective.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
         }
-        torch.save(state, temporary)
-        temporary.replace(self.folder / CHECKPOINT)
+        with atomic(self.folder / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
 
     def _restore(self) -> None:
         state = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=True)
-        self.task.model.load_state_dict(state["model"])
+        self.objective.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.rows = state["step"], state["rows"]
 
@@ -206,29 +207,28 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.schedule.rate(self.step) * group.get("share", 1.0)
         self._anneal()
-        self.task.model.train()
+        self.objective.model.train()
         kind = torch.device(cfg.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=cfg.amp):
-            loss, metrics = self.task.loss(_to(batch, cfg.device), self.step)
+            loss, metrics = self._loss(_to(batch, cfg.device), self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        parallel.average_gradients(self.task.model)
-        nn.utils.clip_grad_norm_(self.task.model.parameters(), cfg.clip_norm)
+        nn.utils.clip_grad_norm_(self.objective.model.parameters(), cfg.clip_norm)
         self.optimizer.step()
         return {"loss": float(loss.detach()), **metrics}
 
     def _anneal(self) -> None:
         temperature = self.config.temperature_at(self.step)
-        if temperature is not None and isinstance(self.task.model, DyMN):
-            self.task.model.temperature = temperature
+        if temperature is not None and isinstance(self.objective.model, DyMN):
+            self.objective.model.temperature = temperature
 
     def _batches(self, first: int, stop: int) -> Iterator[Any]:
-        """Batches in order, made ahead in threads."""
+        """The batches of these steps in order, made ahead of time in threads."""
         steps = iter(range(first, stop))
         waiting: deque[Future[Any]] = deque()
         with ThreadPoolExecutor(self.config.workers) as pool:
             for step in steps:
-                waiting.append(pool.submit(self.task.batch, step))
+                waiting.append(pool.submit(self.objective.batch, step))
                 if len(waiting) > self.config.ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -237,19 +237,19 @@ class Trainer:
     def _log(self, row: Metrics) -> None:
         if parallel.rank() != 0:
             return
-        self.task.model.eval()
+        self.objective.model.eval()
         with torch.inference_mode():
-            row |= self.task.evaluate()
+            row |= self.objective.evaluate()
         row["learning_rate"] = self.config.schedule.rate(self.step - 1)
-        if isinstance(self.task.model, DyMN) and self.task.model.temperature is not None:
-            row["temperature"] = self.task.model.temperature
+        if isinstance(self.objective.model, DyMN) and self.objective.model.temperature is not None:
+            row["temperature"] = self.objective.model.temperature
         self.rows.append(row)
         write_csv(self.folder / LOG, self.rows)
         self.report(row)
 
 
 def write_csv(path: Path, rows: list[Metrics]) -> None:
-    """Rows with all their columns, in order of first appearance."""
+    """Write rows as CSV, with the columns of all rows in order of first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

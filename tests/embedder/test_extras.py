@@ -25,7 +25,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # This file runs inside the HEAR kit's own environment, which `python -m eval hear` installs.
 INSIDE_THE_KIT = "eval/hear/startup.py"
 # What a dependency brings, and what is imported under its name.
-BROUGHT = {"starlette": "fastapi", "pydantic_core": "pydantic", "click": "typer"}
+BROUGHT = {
+    "starlette": "fastapi",
+    "pydantic_core": "pydantic",
+    "click": "typer",
+    "requests": "pooch",
+}
 
 MAINS = {"embedder": cli.main, "eval": __main__.main}
 NEEDS = {

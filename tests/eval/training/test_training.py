@@ -1,4 +1,4 @@
-"""The training loop, its tasks and their losses, on sound made here."""
+"""The training loop, its objectives and their losses, on sound made here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TINY = MNConfig(width=0.1)
 
 
 class Regression:
-    """A task small enough to run twice; dropout draws random numbers at every step."""
+    """An objective small enough to run twice; dropout draws random numbers at every step."""
 
     def __init__(self) -> None:
         torch.manual_seed(5)
