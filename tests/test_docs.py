@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 
 import pytest
@@ -12,6 +13,7 @@ from tests.shared import ROOT
 
 SCHEMA = ROOT / "docs/openapi.json"
 IMPORTS = ROOT / "docs/imports.svg"
+ARCHITECTURE = ROOT / "docs/architecture.md"
 
 
 def test_the_schema_of_the_server_is_the_one_in_docs() -> None:
@@ -28,3 +30,23 @@ def test_the_command_makes_that_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_picture_of_the_imports_is_that_of_the_code() -> None:
     drawn = runpy.run_path(str(ROOT / "docs/draw_imports.py"))["picture"]()
     assert drawn == IMPORTS.read_text("utf-8"), "imports changed: python docs/draw_imports.py"
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    text = " ".join(ARCHITECTURE.read_text("utf-8").split())
+    files = set(re.findall(r"`([\w/]+(?:\.py|\.md|/))`", text))
+    assert "embedder/outputs.py" in files
+    missing = {file for file in files if not (ROOT / file).exists()}
+    # "`file.py`: `Name`, `Class.method`" and "`NAME` in `file.py`".
+    named = re.findall(r"`([\w/]+\.py)`: ((?:`[\w.]+`,? ?)+)", text)
+    named += [
+        (file, f"`{name}`") for name, file in re.findall(r"`(\w+)` (?:in|of) `([^`]+\.py)`", text)
+    ]
+    assert len(named) > 20
+    for file, names in named:
+        code = (ROOT / file).read_text("utf-8") if (ROOT / file).exists() else ""
+        for name in re.findall(r"[\w.]+", names.replace("`", " ")):
+            last = re.escape(name.rpartition(".")[2])
+            if not re.search(rf"(?:def|class) {last}\b|^{last}\b.* = ", code, re.MULTILINE):
+                missing.add(f"{file}: {name}")
+    assert not missing, "\n".join(sorted(missing))
