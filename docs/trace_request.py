@@ -20,7 +20,6 @@ from typing import Any, Final
 import httpx
 import numpy as np
 import uvicorn
-from rich import print as say
 
 from embedder.audio.decode import HTTP_LIMITS
 from service.app import create_app
@@ -97,8 +96,8 @@ def main() -> None:
     trace.during(lambda: decode(audio, RATE, HTTP_LIMITS, np.empty(20 * RATE, np.float32)))
     sys.setprofile(None)
     for file, functions in trace.calls.items():
-        say(f"{file}: {', '.join(functions)}")
-    say(f"{len(trace.calls)} files, {sum(map(len, trace.calls.values()))} functions")
+        print(f"{file}: {', '.join(functions)}")
+    print(f"{len(trace.calls)} files, {sum(map(len, trace.calls.values()))} functions")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,15 @@ def test_the_architecture_names_what_there_is() -> None:
             if not re.search(rf"(?:def|class) {last}\b|^{last}\b.* = ", code, re.MULTILINE):
                 missing.add(f"{file}: {name}")
     assert not missing, "\n".join(sorted(missing))
+
+
+@pytest.mark.slow
+def test_a_request_goes_the_way_that_is_told() -> None:
+    text = ARCHITECTURE.read_text("utf-8")
+    steps = text.partition("## POST /embed")[2].partition("`python docs/")[0]
+    told = set(re.findall(r"`([\w/]+\.py)`", steps))
+    command = [sys.executable, str(ROOT / "docs/trace_request.py")]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    traced = set(re.findall(r"^([\w/]+\.py):", printed, re.MULTILINE))
+    assert told
+    assert told <= traced
