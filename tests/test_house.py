@@ -1,55 +1,72 @@
-"""The architecture as a test: who imports whom, what is public, what importing costs."""
+"""The house as tests: who imports whom, what has which name and size, what is public."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
+from typing import Final
 
 import embedder
 from tests.shared import ROOT
 
-MAY_IMPORT = {
-    "embedder": {"embedder"},
-    "hear_api": {"hear_api", "embedder"},
-    "service": {"service", "embedder"},
-    "eval": {"eval", "embedder", "hear_api"},
-}
-# embedder/cli/__init__.py starts the server, and nothing else in the core may know of it.
-LATE_IMPORTS = {("embedder/cli/__init__.py", "service")}
-FOREIGN_TO_CORE = {"fastapi", "starlette", "uvicorn", "redis", "torchaudio"}
+PACKAGES: Final = ("embedder", "hear_api", "service", "eval")
+SCRIPTS: Final = ("tests", "docs", "examples")
+FILE_LINES: Final = 300
+FUNCTION_LINES: Final = 60
+MODEL_PAGE_LINES: Final = 250
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_point_towards_the_core(package: str) -> None:
-    for path in (ROOT / package).rglob("*.py"):
-        name = path.relative_to(ROOT).as_posix()
-        ours = {module for module in imports(path) if module in MAY_IMPORT}
-        late = {module for file, module in LATE_IMPORTS if file == name}
-        assert ours - late <= MAY_IMPORT[package], name
+def n_lines(path: Path) -> int:
+    return len(path.read_text("utf-8").splitlines())
 
 
-def test_the_core_knows_no_web_library() -> None:
-    for path in (ROOT / "embedder").rglob("*.py"):
-        assert not FOREIGN_TO_CORE & set(imports(path)), path.name
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text("utf-8")))
 
 
-def test_torchaudio_is_nowhere() -> None:
-    for package in MAY_IMPORT:
-        for path in (ROOT / package).rglob("*.py"):
-            assert "torchaudio" not in set(imports(path)), path.name
+def test_imports_keep_the_contracts_of_pyproject() -> None:
+    code = "from importlinter.cli import lint_imports_command as lint; lint()"
+    command = [sys.executable, "-c", code, "--no-cache", "--no-logo"]
+    linted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_no_two_classes_have_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in sources(*PACKAGES):
+        for node in nodes(path):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    twice = [f"{name}: {', '.join(files)}" for name, files in sorted(homes.items()) if files[1:]]
+    assert not twice, "\n".join(twice)
+
+
+def test_no_file_is_too_long_to_read_at_once() -> None:
+    files = sources(*PACKAGES, *SCRIPTS)
+    lengths = Counter({path.relative_to(ROOT).as_posix(): n_lines(path) for path in files})
+    long = [f"{name}: {lines}" for name, lines in lengths.most_common() if lines > FILE_LINES]
+    assert not long, "\n".join(long)
+    assert lengths["embedder/model.py"] < MODEL_PAGE_LINES
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = []
+    for path in sources(*PACKAGES, *SCRIPTS):
+        for node in nodes(path):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                lines = node.end_lineno - node.lineno + 1
+                if lines > FUNCTION_LINES:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines}")
+    assert not long, "\n".join(long)
 
 
 def test_the_public_names_are_these() -> None:

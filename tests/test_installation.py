@@ -70,3 +70,13 @@ def test_the_smoke_names_tests_that_there_are() -> None:
     for line in (ROOT / "tests/smoke.txt").read_text("utf-8").splitlines():
         path, _, name = line.partition("::")
         assert f"def {name.partition('[')[0]}" in (ROOT / path).read_text("utf-8"), line
+
+
+def test_an_sdist_holds_what_the_tests_read() -> None:
+    sdist = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    text = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    read = set(re.findall(r'ROOT / f?"([^"/{]+)', text))
+    assert read >= {"docs", "examples", "docker", "README.md", "constraints.txt"}
+    assert {f"/{name}" for name in read} - {"/pyproject.toml"} <= set(sdist)
+    for entry in sdist:
+        assert (ROOT / entry.removeprefix("/")).exists(), entry
