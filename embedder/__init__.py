@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedder.audio.decode import load_audio, stream_audio
     from embedder.errors import EmbedderError
     from embedder.model import AudioEmbedder
-    from embedder.streams import Timestamps
+    from embedder.outputs import Timestamps
     from embedder.zoo import MODELS
 
 # Imported on first use, so that `import embedder` does not wait for torch.
@@ -25,7 +25,7 @@ _HOMES: Final = {
     "AudioEmbedder": "embedder.model",
     "EmbedderError": "embedder.errors",
     "MODELS": "embedder.zoo",
-    "Timestamps": "embedder.streams",
+    "Timestamps": "embedder.outputs",
     "load_audio": "embedder.audio.decode",
     "stream_audio": "embedder.audio.decode",
 }

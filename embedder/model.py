@@ -27,9 +27,9 @@ from embedder.labels import default_labels
 from embedder.loading import device_of, find
 from embedder.networks import BACKBONES
 from embedder.networks.frame_mn import published_names
+from embedder.outputs import EVENTS, TAGS
 from embedder.runtime import choose
 from embedder.runtime.lazy import LazyEngine
-from embedder.streams import EVENTS, TAGS
 from embedder.windows import scene_plan, timestamp_plan
 from embedder.zoo import ModelSpec, lookup
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from service.answers import ResolvedTask
+from embedder.outputs import Output
 from service.errors import TooMuchWork
 from service.models import WindowModel
 from service.settings import Settings
@@ -33,11 +33,12 @@ class Cost:
         return self.values * _VALUE_BYTES
 
     @classmethod
-    def of(cls, task: ResolvedTask, samples: int, model: WindowModel) -> Cost:
-        """The cost of a task for a clip of so many samples."""
-        windows = task.plan.n_windows(samples)
-        seconds = windows * task.width(samples) / model.sample_rate
-        return cls(windows, seconds, math.prod(task.shape(samples, model)))
+    def of(cls, output: Output, samples: int, model: WindowModel) -> Cost:
+        """The cost of an output for a clip of so many samples."""
+        windows = output.n_windows(samples)
+        seconds = windows * output.width(samples) / output.sample_rate
+        shape = output.shape(samples, model.tap_sizes, len(model.labels))
+        return cls(windows, seconds, math.prod(shape))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def respond(answer: Answer, media_type: str, top_k: int) -> Response:
         return _response(answer, NPY, _npy(answer.values), long)
     if media_type == NPZ:
         return _response(answer, NPZ, _npz(answer), long)
-    if answer.task.asked.output == "tags":
+    if answer.output.name == "tags":
         top_k = min(top_k, answer.values.shape[-1])
         windows = 1 if answer.values.ndim == 1 else len(answer.values)
         return _response(answer, JSON, _tags(answer, top_k), windows * top_k > PIECE_TAGS)
@@ -91,18 +91,18 @@ def _response(answer: Answer, media_type: str, pieces: Pieces, long: bool) -> Re
 
 
 def _head(answer: Answer) -> dict[str, Any]:
-    asked = answer.task.asked
+    output = answer.output
     head: dict[str, Any] = {
         "model": answer.served.model.name,
-        "kind": asked.kind,
+        "kind": output.kind,
         "seconds": answer.seconds,
         "cached": answer.cache == "hit",
     }
-    if asked.output == "embedding":
+    if output.name == "embedding":
         head["size"] = answer.values.shape[-1]
-    if asked.kind == "timestamps":
-        head |= {"window_ms": asked.window_ms, "hop_ms": asked.hop_ms}
-        if asked.output == "embedding":
+    if output.kind == "timestamps":
+        head |= {"window_ms": output.window_ms, "hop_ms": output.hop_ms}
+        if output.name == "embedding":
             head["timestamps_ms"] = answer.ms
     return head
 
@@ -117,7 +117,7 @@ def _embedding(answer: Answer) -> Pieces:
 
 def _tags(answer: Answer, top_k: int) -> Pieces:
     labels = answer.served.model.labels
-    if answer.task.asked.kind == "scene":
+    if answer.output.kind == "scene":
         pieces = iter([_dump(top_tags(answer.values, labels, top_k))[1:-1]])
         return _listing(_head(answer), "tags", pieces)
     step = max(1, PIECE_TAGS // top_k)
@@ -164,10 +164,10 @@ def _npy(array: NDArray[Any]) -> Pieces:
 
 def _npz(answer: Answer) -> Pieces:
     """What np.savez writes, as it is written."""
-    asked = answer.task.asked
-    name: str = "probabilities" if asked.output == "events" else asked.output
+    output = answer.output
+    name: str = "probabilities" if output.name == "events" else output.name
     arrays: dict[str, NDArray[Any]] = {name: answer.values}
-    if asked.kind == "timestamps":
+    if output.kind == "timestamps":
         arrays["timestamps_ms"] = answer.ms
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:

@@ -12,7 +12,7 @@ whenever the end comes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -29,12 +29,13 @@ from embedder.audio.decode import Samples
 from embedder.bulk.inputs import Stamp, printable
 from embedder.bulk.parts import Existing, OpenPart, Parts
 from embedder.bulk.tables import ROW_GROUP_BYTES, RowFormat, noted
-from embedder.defaults import SCENE_HOP_MS, SCENE_WINDOW_MS, TIMESTAMP_HOP_MS, TIMESTAMP_WINDOW_MS
 from embedder.errors import EmbedderError
 from embedder.identity import identity
 from embedder.model import AudioEmbedder
+from embedder.outputs import Kind, Output
+from embedder.streams import output_of
 from embedder.version import __version__
-from embedder.windows import BATCH_SAMPLES, WAITING_SAMPLES, scene_plan, timestamp_plan
+from embedder.waveforms import AudioBlocks, ByLength, Clock
 
 # A part is saved at whichever comes first; a kill costs the work since then.
 PART_FILES: Final = 256
@@ -54,28 +55,15 @@ class BulkOptions:
     hop_ms: float | None = None
     workers: int = 1  # that decode
 
-    @property
-    def windows(self) -> tuple[float, float]:
-        """Window and hop in milliseconds."""
-        window, hop = SCENE_WINDOW_MS, SCENE_HOP_MS
-        if self.timestamps:
-            window, hop = TIMESTAMP_WINDOW_MS, TIMESTAMP_HOP_MS
-        window = window if self.window_ms is None else self.window_ms
-        return window, hop if self.hop_ms is None else self.hop_ms
+    def output(self, model: AudioEmbedder) -> Output:
+        """What is asked of every file; BadRequest for windows that make no sense."""
+        kind: Kind = "timestamps" if self.timestamps else "scene"
+        return output_of(model, "embedding", kind, self.window_ms, self.hop_ms)
 
 
 def row_format(model: AudioEmbedder, options: BulkOptions) -> RowFormat:
-    """The columns of a job, and the fingerprint by which it is known again."""
-    window_ms, hop_ms = options.windows
-    about = {
-        "kind": "timestamps" if options.timestamps else "scene",
-        "taps": list(model.taps),
-        "window_ms": window_ms,
-        "hop_ms": hop_ms,
-        "sample_rate": model.sample_rate,
-        "version": __version__,
-        **identity(model),
-    }
+    """The columns of a job, and all that decides its numbers: a job goes on only with the same."""
+    about = {**options.output(model).key(), "version": __version__, **identity(model)}
     return RowFormat(about, model.scene_embedding_size, options.timestamps)
 
 
@@ -101,8 +89,6 @@ def embed_files(
     ------
     BadRequest : the output is there already, was begun with other options, or cannot be.
     """
-    make_plan = timestamp_plan if options.timestamps else scene_plan
-    make_plan(model.sample_rate, *options.windows)  # refuses windows that make no sense
     with closing(Parts(output, row_format(model, options), existing)) as parts:
         names = {path: name_of(path) for path in paths}
         stamps = {name: Stamp.of(path) for path, name in names.items()}
@@ -121,7 +107,7 @@ def _changed(parts: Parts, name: str, now: Stamp | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clip:
+class _Waiting:
     """A decoded clip that waits for others of its length."""
 
     index: int
@@ -145,11 +131,11 @@ class _Job:
         self._model = model
         self._parts = parts
         self._options = options
-        self._window_ms, self._hop_ms = options.windows
+        self._output = options.output(model)
         self._stamps = stamps
         self._on_file = on_file
         self._on_note = on_note
-        self._waiting: dict[int, list[_Clip]] = {}  # by length in samples
+        self._waiting: ByLength[_Waiting] = ByLength()
         self._rows: dict[int, list[pa.Table]] = {}  # by the file's place among all
         self._row_bytes = 0
         self._saved = time.monotonic()
@@ -175,11 +161,8 @@ class _Job:
                 self._scene(index, path, blocks)
         except EmbedderError as error:
             self._fail(index, path, error)
-        n_waiting = sum(map(len, self._waiting.values()))
-        if sum(n * len(clips) for n, clips in self._waiting.items()) >= WAITING_SAMPLES:
-            self._run_waiting()
         if (
-            n_waiting + len(self._rows) >= PART_FILES
+            len(self._waiting) + len(self._rows) >= PART_FILES
             or self._row_bytes >= PART_BYTES
             or time.monotonic() - self._saved >= PART_SECONDS
         ):
@@ -188,8 +171,8 @@ class _Job:
 
     def _run_waiting(self) -> None:
         """Embed every clip that waits."""
-        while self._waiting:
-            self._scene_batch(self._waiting.popitem()[1])
+        for clips in self._waiting.rest():
+            self._scene_batch(clips)
 
     def _save(self) -> None:
         """Write the finished rows as a part, in the order of the files."""
@@ -204,21 +187,18 @@ class _Job:
     def _scene(self, index: int, path: str, blocks: Blocks) -> None:
         first, second = next(blocks), next(blocks, None)
         if second is not None:
-            counted = _Counted(chain((first, second), blocks))
-            vector = self._model.scene_stream(
-                counted, window_ms=self._window_ms, hop_ms=self._hop_ms
-            )
-            self._finish_scene(index, path, counted.samples, vector, blocks.note)
+            clock = Clock(chain((first, second), blocks))
+            vector = self._model.answer(AudioBlocks(clock), self._output)
+            self._finish_scene(index, path, clock.samples, vector, blocks.note)
             return
-        clips = self._waiting.setdefault(first.size, [])
-        clips.append(_Clip(index, path, first, blocks.note))
-        if len(clips) * first.size >= BATCH_SAMPLES:
-            self._scene_batch(self._waiting.pop(first.size))
+        clip = _Waiting(index, path, first, blocks.note)
+        for clips in self._waiting.add(clip, first.size):
+            self._scene_batch(clips)
 
-    def _scene_batch(self, clips: Sequence[_Clip]) -> None:
+    def _scene_batch(self, clips: Sequence[_Waiting]) -> None:
         waves = np.stack([clip.samples for clip in clips])
         try:
-            vectors = self._model.scene(waves, window_ms=self._window_ms, hop_ms=self._hop_ms)
+            vectors = self._model.answer(waves, self._output)
         except EmbedderError as error:
             if len(clips) == 1:
                 self._fail(clips[0].index, clips[0].path, error)
@@ -244,9 +224,7 @@ class _Job:
         part: OpenPart | None = None
         rows: list[pa.Table] = []
         try:
-            for vectors, ms in self._model.timestamps_stream(
-                blocks, window_ms=self._window_ms, hop_ms=self._hop_ms
-            ):
+            for vectors, ms in self._model.pieces(blocks, self._output):
                 if _size(rows) >= PART_BYTES:
                     if part is None:
                         self._save()
@@ -282,16 +260,3 @@ class _Job:
 
 def _size(rows: Iterable[pa.Table]) -> int:
     return sum(table.nbytes for table in rows)
-
-
-class _Counted(Iterator[Samples]):
-    """Blocks as they come, counted."""
-
-    def __init__(self, blocks: Iterator[Samples]) -> None:
-        self._blocks = blocks
-        self.samples = 0
-
-    def __next__(self) -> Samples:
-        block = next(self._blocks)
-        self.samples += block.size
-        return block

@@ -12,6 +12,7 @@ import torch
 import hear_api
 from embedder import AudioEmbedder
 from embedder.errors import BadAudio, UnknownModel, UnknownTap
+from embedder.streams import output_of
 from hear_api import HearModel
 from tests.shared import SHARED, needs_shared
 from tests.tensors import waves
@@ -55,7 +56,8 @@ def test_embeddings_have_the_promised_shape_and_type(
 
 def test_timestamps_never_drift(model: HearModel) -> None:
     samples = 60 * model.sample_rate + 17
-    sparse = HearModel(model.embedder, hear_api.HearWindows(timestamp_hop_ms=500.0))
+    hop = output_of(model.embedder, "embedding", "timestamps", hop_ms=500.0)
+    sparse = HearModel(model.embedder, timestamps=hop)
     _, ms = hear_api.get_timestamp_embeddings(waves(1, samples, peak=1.0), sparse)
     assert ms[0, 0] == 0
     assert (ms.diff() - 500.0).abs().max() < 1e-3
