@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,10 @@ from embedder.waveforms import (
     is_many,
     read,
 )
-from embedder.windows import Plan
 from embedder.zoo import ModelSpec
+
+# Windows [N, W] and names of features -> {name: [N, size]}.
+Run: TypeAlias = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 
 
 class Asked(Protocol):
@@ -95,7 +97,7 @@ class Streams(nn.Module):
 
     def join(self, features: dict[str, Tensor], taps: Sequence[str] | None = None) -> Tensor:
         """Concatenate named features along the last axis, in the caller's order."""
-        return torch.cat([features[tap] for tap in taps or self.taps], -1)
+        return joined(features, taps or self.taps)
 
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         """These features in this order; UnknownTap or BadRequest if that cannot be."""
@@ -113,7 +115,11 @@ class Streams(nn.Module):
     def answer(self, audio: Audio, output: Output, *, sample_rate: int | None = None) -> Tensor:
         """The mean over the windows of each clip: [B, D]."""
         batches = read(audio, self.sample_rate, sample_rate)
-        return torch.stack(in_order(batches, lambda blocks: self._mean(blocks, output)))
+
+        def mean(blocks: Iterable[Waveforms]) -> Tensor:
+            return self._mean(self.clock(blocks), output, self.window_features)
+
+        return torch.stack(in_order(batches, mean))
 
     @overload
     def rows(
@@ -136,15 +142,16 @@ class Streams(nn.Module):
 
     def pieces_of(self, clock: Clock[Tensor], output: Output) -> Iterator[Timestamps]:
         """The rows of what a clock reads, for those who ask it how long the clips have been."""
-        return output.pieces(self._features(clock, output.plan, output.taps), clock)
+        return output.pieces(_features(clock, output, self.window_features), clock)
 
     def clock(self, blocks: Iterable[Waveforms]) -> Clock[Tensor]:
         """The blocks, checked and counted as they are read."""
         return Clock(checked(blocks, self.sample_rate))
 
-    def _mean(self, blocks: Iterable[Waveforms], output: Output) -> Tensor:
+    def _mean(self, blocks: Iterable[Tensor], output: Output, run: Run) -> Tensor:
+        """[B, D] of blocks that are checked."""
         mean: Mean[Tensor] = Mean()
-        for features in self._features(self.clock(blocks), output.plan, output.taps):
+        for features in _features(blocks, output, run):
             mean.push(features)
         return mean.finish()
 
@@ -153,16 +160,20 @@ class Streams(nn.Module):
         vectors, ms = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
         return Timestamps(vectors, ms)
 
-    def _features(
-        self, blocks: Iterable[Tensor], plan: Plan, taps: Sequence[str]
-    ) -> Iterator[Tensor]:
-        """[B, n, D] of successive groups of windows (EVENTS: [B, n, t, D]); blocks as checked."""
-        for group in windows.cut(blocks, plan):
-            clips, count, width = group.shape
-            batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
-            parts = [self.join(self.window_features(batch, taps), taps) for batch in batches]
-            vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
-            yield vectors.view(clips, count, *vectors.shape[1:])
+
+def _features(blocks: Iterable[Tensor], output: Output, run: Run) -> Iterator[Tensor]:
+    """[B, n, D] of successive groups of windows, and [B, n, t, D] of frames."""
+    for group in windows.cut(blocks, output.plan):
+        clips, count, width = group.shape
+        batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
+        parts = [joined(run(batch, output.taps), output.taps) for batch in batches]
+        vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
+        yield vectors.view(clips, count, *vectors.shape[1:])
+
+
+def joined(features: Mapping[str, Tensor], taps: Sequence[str]) -> Tensor:
+    """Named features side by side along the last axis, in this order."""
+    return torch.cat([features[tap] for tap in taps], -1)
 
 
 def _clip_by_clip(answer: Timestamps) -> list[Timestamps]:

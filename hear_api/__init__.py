@@ -10,6 +10,7 @@ model core are imported here: this runs inside other people's processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,6 +45,12 @@ class HearModel(nn.Module):
         self.sample_rate: int = embedder.sample_rate
         self.scene_embedding_size: int = embedder.scene_embedding_size
         self.timestamp_embedding_size: int = embedder.timestamp_embedding_size
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the numbers of both functions, as plain JSON."""
+        outputs = {"scene": self.scene.key(), "timestamps": self.timestamps.key()}
+        return {**self.embedder.identity, **outputs}
 
 
 def load_model(

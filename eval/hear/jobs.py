@@ -73,6 +73,7 @@ class Job:
             "module": one.module,
             "options": dict(one.options),
             "state_sha256": self.model.state_sha256,
+            "identity": dict(self.model.identity),
             "task": self.task.name,
             "task_sha256": self.task.fingerprint(),
             "sample_rate": self.model.sample_rate,
