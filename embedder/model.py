@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from embedder.frontend import MEL, LogMel
 from embedder.identity import identity
 from embedder.labels import default_labels
 from embedder.loading import device_of, find
-from embedder.networks import BACKBONES
+from embedder.networks import BACKBONES, Backbone
 from embedder.networks.frame_mn import published_names
 from embedder.outputs import EVENTS, TAGS
 from embedder.probe import Probe
@@ -70,7 +70,7 @@ class AudioEmbedder(WholeClips):
         self.probe = probe  # gives the tags instead of the network, where there is one
         with torch.inference_mode(False):  # inference tensors have neither gradients nor versions
             self.frontend = LogMel(spec.mel)
-            self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
+            self.backbone: Backbone = BACKBONES[type(spec.network)](spec.network)
         self.tap_sizes: dict[str, int] = {MEL: spec.mel.n_mels, **self.backbone.tap_sizes}
         self.taps = self.check_taps(spec.taps if taps is None else taps)
         if probe is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embedder.frontend import MEL, LogMel
+from embedder.networks.backbone import Backbone
 
 
 class Runtime(Protocol):
@@ -32,7 +33,7 @@ class EngineInput:
     """What an engine runs: an eval-mode module with `features_by_name`, and where it lies."""
 
     frontend: LogMel
-    backbone: Any
+    backbone: Backbone
     device: torch.device
     windows: tuple[int, ...]  # lengths of the usual ones, for which engines may prepare
     identity: str  # the fingerprint of the file's numbers, which these may be; "" without a file
@@ -69,7 +70,7 @@ def features_of(
     return found | dict(zip(inner, run(mel, inner), strict=True)) if inner else found
 
 
-def outputs_of(backbone: Any, mel: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+def outputs_of(backbone: Backbone, mel: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
     """Log-mel [N, M, F] -> what a backbone makes of it, in the order of the names."""
     found = backbone.features_by_name(mel, names)
     return tuple(found[name] for name in names)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from embedder.networks.backbone import Backbone
 from embedder.networks.frame_mn import FrameMN
 from embedder.runtime.base import EngineInput, features_of, joined, outputs_of
 from embedder.runtime.folding import folded
@@ -94,7 +95,7 @@ class CUDARuntime:
         return Captured(graph, mel, outputs)
 
 
-def halved(backbone: Any) -> Any:
+def halved(backbone: Backbone) -> Backbone:
     """A folded copy with its convolutions in float16."""
     network = folded(backbone)
     (network.model if isinstance(network, FrameMN) else network).half()

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from embedder.networks.backbone import Backbone
 
-def folded(backbone: Any) -> Any:
+
+def folded(backbone: Backbone) -> Backbone:
     """A copy of an eval-mode backbone without BatchNorm, in channels-last order."""
     with torch.inference_mode(False), torch.no_grad():  # weights stay fit to be traced
         network = copy.deepcopy(backbone).eval()
         for module in list(network.modules()):
             if isinstance(module, nn.Sequential):
                 _fold_sequence(module)
-            elif hasattr(module, "fold_norms"):
-                module.fold_norms()
-        return network.to(memory_format=torch.channels_last).requires_grad_(False)
+            elif callable(fold_norms := getattr(module, "fold_norms", None)):
+                fold_norms()
+        # PyTorch's annotations do not know this way to call `to`.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.requires_grad_(False)
 
 
 def _fold_sequence(layers: nn.Sequential) -> None:

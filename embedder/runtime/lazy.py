@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
 from embedder.frontend import LogMel
+from embedder.networks.backbone import Backbone
 from embedder.runtime import create
 from embedder.runtime.base import EngineInput, Runtime
 from embedder.runtime.forks import ProcessLock, in_child, never_free
@@ -26,7 +27,7 @@ class LazyEngine:
     A backbone with hooks runs as the torch module that it is: else nobody would call them.
     """
 
-    def __init__(self, frontend: LogMel, backbone: Any, windows: tuple[int, ...]) -> None:
+    def __init__(self, frontend: LogMel, backbone: Backbone, windows: tuple[int, ...]) -> None:
         self.choice = "eager"
         self._frontend = frontend
         self._backbone = backbone

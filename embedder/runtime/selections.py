@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Final
+from typing import Final
 
+from embedder.networks.backbone import Backbone
 from embedder.networks.frame_mn import STRONG, FrameMN
 from embedder.runtime.base import backbone_names
 
@@ -20,7 +21,7 @@ class Selections:
     What is part of a selection that has a graph comes from that graph.
     """
 
-    def __init__(self, backbone: Any) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         frames = {STRONG} if isinstance(backbone, FrameMN) else set()
         self._every = backbone_names({*backbone.tap_sizes, *frames})
         self._own: set[tuple[str, ...]] = set()

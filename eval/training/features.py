@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from embedder.model import AudioEmbedder
+from embedder.networks.backbone import Backbone
 from embedder.networks.blocks import ConvNormActivation, InvertedResidual
-from embedder.networks.mn import MN
 from eval.data.mixing import Mixer
 from eval.training.trainer import Metrics
 
@@ -54,8 +54,8 @@ class FeatureDistillation:
 
     def __init__(
         self,
-        student: MN,
-        teacher: MN,
+        student: Backbone,
+        teacher: Backbone,
         mixer: Mixer,
         config: FeatureConfig,
         evaluate: Callable[[nn.Module], Metrics],
@@ -208,7 +208,7 @@ def _freeze_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def _fused(teacher: MN) -> MN:
+def _fused(teacher: Backbone) -> Backbone:
     """A copy for inference, BatchNorm folded into the convolutions."""
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     for module in teacher.modules():
