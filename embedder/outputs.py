@@ -1,12 +1,13 @@
 """What can be asked of a clip, and how its windows become one answer.
 
-    samples ─ windows (plan) ─ features (taps) ─┬─ Mean ─ one vector                      [D]
-                                                └─ Rows ─ one vector a window, or a frame [T, D]
+    samples ─ windows (plan) ─ features (taps) ─┬─ Mean ─ one vector                          [D]
+                                                └─ Rows ─ a vector for each window, or frame  [T, D]
 
-An `Output` is made of a sample rate and of names of features, and knows no model. All who run a
-network go by it: Python pushes the features of one batch of windows after the other, the service
-waits for its batcher between two pushes, a bulk job writes rows as they come, and HEAR holds two
-outputs. To add an output: a name in `Name`, what is usual for it in `_USUAL`, and its features.
+An `Output` is made of a sample rate and of names of features, and knows no model. Everything that
+runs a network goes by it: Python pushes the features of batch after batch, the service waits for
+its batcher between two pushes, a bulk job writes rows as they come, and HEAR holds two outputs.
+To add an output: its name in `Name`, its row in `_USUAL`, and its feature where the network runs
+(`AudioEmbedder.window_features`). Files and HTTP formats of an answer are no business of this file.
 
 Axes: B clips, S samples, n windows, t frames of a window, T rows (windows or frames) of a clip,
 D values of a row.

@@ -131,7 +131,7 @@ def is_source(audio: object) -> TypeGuard[AudioSource]:
 
 
 def read(audio: Audio, rate: int, sample_rate: int | None = None) -> Iterator[Batch]:
-    """Whatever a caller gives, as batches of clips at `rate`; `sample_rate` is that of arrays.
+    """Whatever a caller gives, as batches of clips at `rate`; arrays have the rate `sample_rate`.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def read(audio: Audio, rate: int, sample_rate: int | None = None) -> Iterator[Ba
 def in_order(
     batches: Iterable[Batch], run: Callable[[Iterable[Waveforms]], Iterable[T]]
 ) -> list[T]:
-    """What `run` makes of each clip, in the order of their numbers."""
+    """Run each batch, and give the answers of all clips in the order of their numbers."""
     answers: dict[int, T] = {}
     for batch in batches:
         answers.update(zip(batch.numbers, run(batch.blocks), strict=True))
@@ -164,7 +164,7 @@ def in_order(
 
 
 def checked(blocks: Iterable[Waveforms], rate: int) -> Iterator[Tensor]:
-    """Consecutive blocks [B, s] at `rate` as a model takes them: float32, finite, of the same B."""
+    """Consecutive blocks [B, s] at `rate`, checked: float32, finite, and always of B clips."""
     clips = 0
     for block in _no_array(blocks):
         wave = as_wave(block)

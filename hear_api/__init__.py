@@ -3,8 +3,8 @@
     python -m heareval.embeddings.runner hear_api --model-options '{"name": "mn10_as"}'
 
 The contract: https://hearbenchmark.com/hear-api.html. Options of `load_model` choose model,
-taps, windows and hops, where other projects need one module a variant. Only torch and the
-model core are imported here: this runs inside other people's processes.
+taps, windows and hops, where other projects have a module for each variant. Only torch and the
+model core are imported here, since this runs inside other people's processes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What one request may cost, added up in one place before the network computes any of it.
+"""What a request may cost: it is added up here before the network computes anything.
 
 Bytes are counted as they arrive (`service.middleware`), seconds as they are decoded
-(`embedder.audio.libav`); from there on, the windows and the values of the answer are known.
+(`embedder.audio.libav`). After that, the windows and the values of the answer are known.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REMEDY: Final = "use a larger hop_ms, fewer taps or a shorter clip"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Windows for the network, the seconds they sum up to, and the values of the answer."""
+    """How many windows the network computes, their seconds together, and the answer's values."""
 
     windows: int
     seconds: float

@@ -1,4 +1,4 @@
-"""What was computed once: keys, the form of a value, and the in-process cache.
+"""The cache of results: its keys, the form of its values, and the in-process store.
 
 Two levels under one protocol: `upload_key` maps the bytes of an upload to the fingerprint and
 length of its samples, `result_key` maps samples and everything that decides the numbers to the
@@ -31,7 +31,7 @@ _MAX_DIMENSIONS: Final = 4
 
 
 class Unavailable(Exception):
-    """The cache cannot be asked at present: compute, and do not store."""
+    """The store does not answer at present: compute, and do not store."""
 
 
 class Cache(Protocol):
@@ -66,17 +66,17 @@ def digest(fields: Iterable[object]) -> str:
 
 
 def upload_key(upload: bytes, decoder: str, sample_rate: int) -> str:
-    """Where the fingerprint of an upload's samples is kept; `decoder`: versions and limits."""
+    """Where the fingerprint of an upload's samples is kept; `decoder` names versions and limits."""
     return f"embedder:pcm:{digest((SCHEMA_VERSION, upload, decoder, sample_rate))}"
 
 
-def result_key(samples: bytes, model: Iterable[object], task: Iterable[object]) -> str:
+def result_key(samples: bytes, model: Iterable[object], output: Iterable[object]) -> str:
     """Where a result is kept.
 
-    `model` is all that decides the numbers of a model (weights, front end, engine, precision),
-    `task` all that was asked of it.
+    `model` is all that decides the numbers of a model (`embedder.identity`), `output` all that was
+    asked of it (`embedder.outputs.Output.key`).
     """
-    return f"embedder:result:{digest((SCHEMA_VERSION, samples, *model, '/', *task))}"
+    return f"embedder:result:{digest((SCHEMA_VERSION, samples, *model, '/', *output))}"
 
 
 def encode(array: NDArray[Any]) -> bytes:

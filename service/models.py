@@ -28,12 +28,12 @@ from service.singleflight import SingleFlight
 
 _CPU_BATCH_SECONDS: Final = 80.0  # eight clips of 10 s are fastest; caches overflow beyond
 _GPU_BATCH_SECONDS: Final = 320.0
-_CPU_IN_FLIGHT: Final = 2  # log-mels and the last clips of one leave cores to the other
+_CPU_IN_FLIGHT: Final = 2  # log-mels and the last clips of a batch leave cores to the other batch
 _log = logging.getLogger(__name__)
 
 
 class WindowModel(Protocol):
-    """What the service needs of a model; `embedder.AudioEmbedder` is one."""
+    """What the service needs of a model; `embedder.AudioEmbedder` is such a model."""
 
     name: str
     spec: ModelSpec
@@ -92,7 +92,7 @@ class Models:
         )
         self.default = next(iter(self._sources))
         self._served: dict[str, Served] = {}
-        self._batchers: list[Batcher] = []  # those of models that warm up, too
+        self._batchers: list[Batcher] = []  # also of models that still warm up
         self._loading: SingleFlight[Served] = SingleFlight()
         self._executors: dict[torch.device, ThreadPoolExecutor] = {}
         self._starting: asyncio.Task[None] | None = None
@@ -160,7 +160,7 @@ class Models:
         return await self._loading.join(name, lambda: self._load_further(name))
 
     async def _load_further(self, name: str) -> Served:
-        """Load a model; where that fails, not every request tries it again."""
+        """Load a model; after a failure, requests are refused for a while before the next try."""
         try:
             return await self._load(name)
         except EmbedderError as error:

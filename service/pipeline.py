@@ -43,13 +43,13 @@ from service.singleflight import SingleFlight
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
 _PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
 _SAMPLE_BYTES: Final = 4
-_SMALL_ANSWER: Final = 1 << 18  # of those, all slots together hold little
-# Longer, and clients that read slowly would keep those waiting who hold decoded audio.
+_SMALL_ANSWER: Final = 1 << 18  # bytes; all slots together hold little of such answers
+# With a longer wait, clients that read slowly would hold up requests that hold decoded audio.
 _ANSWER_SECONDS: Final = 5.0
 
 
 class Pipeline:
-    """All that requests share."""
+    """What all requests of a server share, and the road that each of them takes."""
 
     def __init__(self, settings: Settings, models: Models, store: Cache, metrics: Metrics) -> None:
         limits = replace(
@@ -104,13 +104,13 @@ class Pipeline:
         return Upload(data, key, served, output)
 
     async def answer(self, data: bytes, served: Served, output: Output) -> Answer:
-        """From the cache, or computed."""
+        """The answer, from the cache or computed."""
         upload = await self.prepare(data, served, output)
         known = await self.find(upload)
         return known if isinstance(known, Answer) else await self.compute(upload, known)
 
     async def find(self, upload: Upload) -> Answer | CacheState:
-        """The answer from the cache, or how the cache did not have it."""
+        """The answer from the cache, or why there is none: a miss, or a cache that is away."""
         known = await self._find(upload)
         self._metrics.lookup(known.cache if isinstance(known, Answer) else known)
         return known
@@ -129,7 +129,7 @@ class Pipeline:
         return Answer(upload.served, upload.output, values, samples, "hit")
 
     async def _result(self, key: str, upload: Upload, samples: int) -> NDArray[np.float32] | None:
-        """What the cache has there, if it can be an answer; Unavailable if the cache is."""
+        """The values that the cache has there, if they can be an answer; it may be Unavailable."""
         values = cache.decode(await self.cache.get(key), self.settings.cache_value_bytes)
         model = upload.served.model
         shape = upload.output.shape(samples, model.tap_sizes, len(model.labels))
@@ -138,17 +138,17 @@ class Pipeline:
         return values if np.isfinite(values).all() else None
 
     def check_room(self, upload: Upload) -> None:
-        """Overloaded at once, where `compute` would be after it has made its tasks."""
+        """Raise Overloaded now where `compute` would, but only after it has made its tasks."""
         if _flight(upload) not in self._single_flight:
             self.slots.check()
 
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
-        """The answer by decoding and inference; identical uploads at one time share one."""
+        """Decode and compute; identical uploads at the same time share the work."""
         return await self._single_flight.join(_flight(upload), lambda: self._compute(upload, state))
 
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
         rate = upload.served.model.sample_rate
-        # As much as this audio could take, until it is known how much it does.
+        # The most that this audio can take, until its length is known.
         most = round(self.settings.max_seconds * rate) * _SAMPLE_BYTES
         with (
             self.slots.take(),
@@ -180,7 +180,7 @@ class Pipeline:
     async def _known(
         self, key: str, upload: Upload, decoded: Decoded, state: CacheState
     ) -> NDArray[np.float32] | None:
-        """What the cache has of the same samples, which came in other bytes before."""
+        """The values of the same samples, if these came in other bytes before."""
         if state == "bypass":
             return None
         try:
@@ -204,7 +204,7 @@ class Pipeline:
     async def _held(
         self, cost: Cost, work: Coroutine[Any, Any, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """The result of the work, whose memory is counted until its last reader is done."""
+        """Do the work; the memory of its values is counted until their last reader is done."""
         if cost.bytes <= _SMALL_ANSWER:
             return await work
         try:
@@ -232,7 +232,7 @@ class Pipeline:
             self.cache.put(key, cache.encode(values))
 
     def _backlog_seconds(self) -> float:
-        """About how long all requests that are held take: decoders and network work at once."""
+        """About how long it takes to answer all requests: decoders and network work in parallel."""
         network = sum(served.batcher.backlog_seconds for served in self.models.loaded.values())
         return max(self.decoders.backlog_seconds, network)
 

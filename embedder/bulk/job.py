@@ -1,12 +1,12 @@
 """Embed many files into one table, surviving whatever happens on the way.
 
-    paths ─ prefetch ─ blocks ─┬─ short clips of equal length together ─┬─ rows ─ parts ─ table
-                               └─ long ones as a stream ────────────────┘
+    paths ─ decoders ─ blocks ─┬─ short clips of equal length together ─┬─ rows ─ parts ─ table
+                               └─ long clips block by block ────────────┘
 
 Finished rows go into parts, OUTPUT.parts/*.parquet, each of which appears whole or not at all.
-A job that was killed goes on with the files that no part has, or that have changed since; the last
-step makes the table of the parts and moves it into place. So no row is lost or there twice,
-whenever the end comes.
+A job that was killed goes on with the files that no part has, or that have changed since. The last
+step makes the table of the parts and moves it into place. So no row is lost, and none is there
+twice, at whatever moment a job ends.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ OnNote: TypeAlias = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class BulkOptions:
-    """What to compute of each file, and how."""
+    """What to compute for each file, and how."""
 
     timestamps: bool = False
     window_ms: float | None = None  # None: the default of the kind
     hop_ms: float | None = None
-    workers: int = 1  # that decode
+    workers: int = 1  # processes that decode
 
     def output(self, model: AudioEmbedder) -> Output:
         """What is asked of every file; BadRequest for windows that make no sense."""
@@ -79,11 +79,11 @@ def embed_files(
 ) -> None:
     """Embed files into the table `output`.
 
-    A file whose audio is at fault fails alone, as a row. `on_file` is told of each once it is
-    done, with its error if it failed; with `existing="resume"` first of those done before, unless
-    they have changed since: these are embedded anew. `on_note` is told what is missing of files
-    that did not fail. `name_of` gives what the table calls a path.
-    Whatever ends this early, even SIGKILL, the finished parts are there to resume.
+    A file whose audio is at fault fails alone, as a row. `on_file` is called with the name of each
+    file once it is done, and with its error or None. With `existing="resume"` it is first called
+    for the files that were done before; those that have changed since are embedded anew.
+    `on_note` is called with what is missing of a file that did not fail. `name_of` gives the name
+    of a path in the table. Whatever ends this early, even SIGKILL, finished parts can be resumed.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def embed_files(
 
 
 def _changed(parts: Parts, name: str, now: Stamp | None) -> bool:
-    """Whether a finished file is another one now; one that has gone since stays finished."""
+    """Whether a finished file has changed since; a file that is no longer there has not."""
     return now is not None and now != parts.stamps[name] and now.bytes is not None
 
 
@@ -117,7 +117,7 @@ class _Waiting:
 
 
 class _Job:
-    """What is between decoded files and parts: clips that wait, and rows not yet saved."""
+    """A job under way: it holds the clips that wait, and the rows that are not saved yet."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Job:
         self._on_file = on_file
         self._on_note = on_note
         self._waiting: ByLength[_Waiting] = ByLength()
-        self._rows: dict[int, list[pa.Table]] = {}  # by the file's place among all
+        self._rows: dict[int, list[pa.Table]] = {}  # by the file's number among all
         self._row_bytes = 0
         self._saved = time.monotonic()
 
@@ -153,7 +153,7 @@ class _Job:
                 self._save()  # whatever happened, these rows are finished
 
     def _take(self, index: int, path: str, blocks: Blocks) -> None:
-        """Embed one file, at once or when enough of its length have come."""
+        """Embed a file, or let it wait for others of its length."""
         try:
             if self._options.timestamps:
                 self._timestamps(index, path, blocks)
@@ -203,7 +203,7 @@ class _Job:
             if len(clips) == 1:
                 self._fail(clips[0].index, clips[0].path, error)
             else:
-                for clip in clips:  # only those at fault fail
+                for clip in clips:  # again alone, so that only those at fault fail
                     self._scene_batch([clip])
             return
         for clip, vector in zip(clips, vectors[:, None], strict=True):
@@ -220,7 +220,7 @@ class _Job:
         return self._parts.format.rows(path, self._stamps[path], where, values)
 
     def _timestamps(self, index: int, path: str, blocks: Blocks) -> None:
-        """Rows of a short file are kept; those of a long one go to a part of its own."""
+        """Embed a file with timestamps; the rows of a long file go to a part of its own."""
         part: OpenPart | None = None
         rows: list[pa.Table] = []
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_embeddings_have_the_promised_shape_and_type(
     assert vectors.dtype == ms.dtype == torch.float32
     assert not scene.requires_grad
     assert not vectors.requires_grad
+
+
+def test_the_identity_is_of_all_that_decides_the_numbers(model: HearModel) -> None:
+    identity = json.loads(json.dumps(model.identity))
+    assert identity == model.identity
+    assert identity["weights_sha256"] == model.embedder.weights_sha256
+    assert identity["engine"] == model.embedder.engine
+    hop = output_of(model.embedder, "embedding", "timestamps", hop_ms=25)
+    changed = {**identity, **HearModel(model.embedder, timestamps=hop).identity}
+    assert {key for key in identity if changed[key] != identity[key]} == {"timestamps"}
 
 
 def test_timestamps_never_drift(model: HearModel) -> None:
