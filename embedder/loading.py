@@ -19,7 +19,7 @@ DESCRIBED = ".safetensors"  # files that say which model they are
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ModelParts:
     """What a name stands for. `weights_sha256` is the hash of all files that it was read from."""
 
     name: str
@@ -30,7 +30,7 @@ class Parts:
     probe: probe.Probe | None = None
 
 
-def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> Parts:
+def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> ModelParts:
     """The checkpoint of a row of the zoo, or of a file that describes itself; see `load`.
 
     Raises
@@ -49,10 +49,10 @@ def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) 
         name = path.stem
         spec = checkpoint.spec or lookup(name)
     spec = checkpoint.spec or spec
-    return Parts(name, spec, checkpoint.state, checkpoint.sha256, checkpoint.labels)
+    return ModelParts(name, spec, checkpoint.state, checkpoint.sha256, checkpoint.labels)
 
 
-def _with_probe(parts: Parts, head: probe.Probe, path: Path) -> Parts:
+def _with_probe(parts: ModelParts, head: probe.Probe, path: Path) -> ModelParts:
     """A model with the labels of a probe from `path`, which was made on it."""
     head.check_weights(parts.weights_sha256, path)
     both = parts.weights_sha256 + hashlib.sha256(path.read_bytes()).hexdigest()

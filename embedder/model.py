@@ -217,4 +217,6 @@ class AudioEmbedder(WholeClips):
         return self
 
     def __repr__(self) -> str:
-        return described(self)
+        parameters = sum(value.numel() for value in self.backbone.parameters())
+        runs_on = f"{self.device}, {self.runtime}"
+        return described(self, self.weights_sha256, parameters, runs_on)
