@@ -1,13 +1,12 @@
-"""What can be asked of whole clips: each question is that of a stream, asked of one clip's blocks.
+"""The questions that a model answers, by their names; each is an `Output`.
 
 Axes: B clips, S samples, T timestamps or frames, n windows, D values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any, Final, TypeVar, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -22,21 +21,35 @@ from embedder.defaults import (
     TIMESTAMP_WINDOW_MS,
 )
 from embedder.errors import BadRequest
-from embedder.events.finder import Event, Threshold
-from embedder.events.frames import FrameProbabilities
-from embedder.streams import Streams, Timestamps
-from embedder.waveforms import Audio, Clip, Clips, Waveforms, in_order, is_many, is_one, read
+from embedder.events.finder import Event, EventRules, Threshold
+from embedder.events.frames import find_events
+from embedder.outputs import Timestamps
+from embedder.streams import Streams, output_of
+from embedder.waveforms import Audio, AudioBlocks, Clip, Clips, Waveforms, in_order, is_one, read
 
 TOP: Final = 5
 
 Tag = tuple[str, float]  # label and probability
 
 
-Timed = TypeVar("Timed", Timestamps, FrameProbabilities)
+class Windows(TypedDict, total=False):
+    """Window and hop, in milliseconds."""
+
+    window_ms: float
+    hop_ms: float
+
+
+class Rules(TypedDict, total=False):
+    """What makes an event, as `EventRules.of` explains."""
+
+    threshold: Threshold
+    median: int
+    min_duration_ms: float
+    merge_gap_ms: float
 
 
 class WholeClips(Streams):
-    """A model's answers about clips that are there in full.
+    """A model's answers about clips.
 
     Every `audio` is one of these, and is mono in the end:
 
@@ -48,7 +61,11 @@ class WholeClips(Streams):
       would be. Then [B, S] is refused, since decoders give channels in this shape: pass
       `list(x)` for clips, `x.mean(0)` for channels;
     - a list of any of these, one clip each, of any length: answered in its order. Clips of one
-      length are computed together.
+      length are computed together;
+    - `AudioBlocks(iterator)`: clips that arrive in consecutive blocks [B, s], answered in memory
+      that does not grow with their length.
+
+    A method `X_stream(blocks)` is `X(AudioBlocks(blocks))`, but gives rows as they come.
 
     Answers of fixed size are stacked, [B, D]. Of those whose size depends on the length, a list
     of clips gets a list, with B = 1 in each. BadAudio says what is wrong with an `audio`.
@@ -67,15 +84,15 @@ class WholeClips(Streams):
         Clips up to one window go through in one piece; longer ones are the mean over windows
         (arXiv 2303.01879, section III).
         """
-        run = partial(self.scene_stream, window_ms=window_ms, hop_ms=hop_ms)
-        return self._stacked(audio, sample_rate, run)
+        output = output_of(self, "embedding", "scene", window_ms, hop_ms)
+        return self.answer(audio, output, sample_rate=sample_rate)
 
     def tags(self, audio: Audio, *, sample_rate: int | None = None) -> Tensor:
         """Probability of each label: [B, len(labels)].
 
         Labels are independent; clips over 10 s give the mean over the scene windows.
         """
-        return self._stacked(audio, sample_rate, self.tags_stream)
+        return self.answer(audio, output_of(self, "tags"), sample_rate=sample_rate)
 
     @overload
     def top_tags(
@@ -136,8 +153,8 @@ class WholeClips(Streams):
 
         Each comes from the window of `window_ms` centred there; the clip is mirrored at its ends.
         """
-        run = partial(self.timestamps_stream, window_ms=window_ms, hop_ms=hop_ms)
-        return self._timed(audio, sample_rate, run)
+        output = output_of(self, "embedding", "timestamps", window_ms, hop_ms)
+        return self.rows(audio, output, sample_rate=sample_rate)
 
     @overload
     def window_tags(
@@ -169,8 +186,8 @@ class WholeClips(Streams):
 
         The one window of a clip that goes through whole is centred in the clip's middle.
         """
-        run = partial(self.window_tags_stream, window_ms=window_ms, hop_ms=hop_ms)
-        return self._timed(audio, sample_rate, run)
+        output = output_of(self, "tags", "timestamps", window_ms, hop_ms)
+        return self.rows(audio, output, sample_rate=sample_rate)
 
     def events(
         self,
@@ -187,32 +204,26 @@ class WholeClips(Streams):
         Clips of any length; `EventRules.of` explains the options. Raises BadRequest if this model
         has no frame-wise heads.
         """
-        run = partial(
-            self.events_stream,
-            threshold=threshold,
-            median=median,
-            min_duration_ms=min_duration_ms,
-            merge_gap_ms=merge_gap_ms,
-        )
-        return in_order(read(audio, self.sample_rate, sample_rate), run)
+        rules = EventRules.of(self.labels, threshold, median, min_duration_ms, merge_gap_ms)
+        batches = read(audio, self.sample_rate, sample_rate)
+        return in_order(batches, lambda blocks: self._events(blocks, rules))
 
     @overload
     def frame_probabilities(
         self, audio: Clips, *, sample_rate: int | None = ...
-    ) -> list[FrameProbabilities]: ...
+    ) -> list[Timestamps]: ...
     @overload
-    def frame_probabilities(
-        self, audio: Clip, *, sample_rate: int | None = ...
-    ) -> FrameProbabilities: ...
+    def frame_probabilities(self, audio: Clip, *, sample_rate: int | None = ...) -> Timestamps: ...
     def frame_probabilities(
         self, audio: Audio, *, sample_rate: int | None = None
-    ) -> FrameProbabilities | list[FrameProbabilities]:
+    ) -> Timestamps | list[Timestamps]:
         """Each label's probability every 40 ms: ([B, T, len(labels)], [B, T] ms).
 
         Not filtered. Consecutive chunks of 10 s, the last one filled with zeros and then cut:
         T = ceil(S / 40 ms).
         """
-        return self._timed(audio, sample_rate, self.frame_probabilities_stream)
+        output = output_of(self, "events", "timestamps")
+        return self.rows(audio, output, sample_rate=sample_rate)
 
     def features(
         self,
@@ -224,39 +235,41 @@ class WholeClips(Streams):
         """Named features of each clip: {tap: [B, tap_sizes[tap]]}; default: every tap."""
         chosen = self.check_taps(self.tap_sizes if taps is None else taps)
         sizes = [self.tap_sizes[tap] for tap in chosen]
-        vectors = self._stacked(audio, sample_rate, partial(self._clip_vectors, taps=chosen))
+        output = output_of(self, "embedding", taps=chosen)
+        vectors = self.answer(audio, output, sample_rate=sample_rate)
         return dict(zip(chosen, torch.split(vectors, sizes, -1), strict=True))
 
-    def _stacked(
-        self,
-        audio: Audio,
-        sample_rate: int | None,
-        run: Callable[[Iterable[Waveforms]], Tensor],
-    ) -> Tensor:
-        """[B, D], of each clip what `run` makes of it."""
-        return torch.stack(in_order(read(audio, self.sample_rate, sample_rate), run))
+    def scene_stream(self, blocks: Iterable[Waveforms], **windows: Unpack[Windows]) -> Tensor:
+        """`scene` of audio that arrives in consecutive blocks [B, s]."""
+        return self.scene(AudioBlocks(blocks), **windows)
 
-    def _timed(
-        self,
-        audio: Audio,
-        sample_rate: int | None,
-        run: Callable[[Iterable[Waveforms]], Iterable[Timed]],
-    ) -> Timed | list[Timed]:
-        """The pieces that `run` makes, joined: of clips of one length, or of each of a list."""
-        batches = read(audio, self.sample_rate, sample_rate)
-        if is_many(audio):
-            return in_order(batches, lambda blocks: _clip_by_clip(_joined(run(blocks))))
-        return _joined(run(next(batches).blocks))
+    def tags_stream(self, blocks: Iterable[Waveforms]) -> Tensor:
+        """`tags` of audio that arrives in consecutive blocks [B, s]."""
+        return self.tags(AudioBlocks(blocks))
 
+    def events_stream(
+        self, blocks: Iterable[Waveforms], **rules: Unpack[Rules]
+    ) -> list[list[Event]]:
+        """`events` of audio that arrives in consecutive blocks [B, s]."""
+        return self.events(AudioBlocks(blocks), **rules)
 
-def _joined(pieces: Iterable[Timed]) -> Timed:
-    """Pieces of the same clips, one after the other."""
-    parts = list(pieces)
-    return type(parts[0])(*(torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)))
+    def timestamps_stream(
+        self, blocks: Iterable[Waveforms], **windows: Unpack[Windows]
+    ) -> Iterator[Timestamps]:
+        """`timestamps` piece by piece, of audio that arrives in blocks [B, s]."""
+        return self.pieces(blocks, output_of(self, "embedding", "timestamps", **windows))
 
+    def window_tags_stream(
+        self, blocks: Iterable[Waveforms], **windows: Unpack[Windows]
+    ) -> Iterator[Timestamps]:
+        """`window_tags` piece by piece, of audio that arrives in blocks [B, s]."""
+        return self.pieces(blocks, output_of(self, "tags", "timestamps", **windows))
 
-def _clip_by_clip(answer: Timed) -> list[Timed]:
-    """Each clip's part of an answer, with B = 1."""
-    values, ms = answer
-    pairs = zip(torch.split(values, 1), torch.split(ms, 1), strict=True)
-    return [type(answer)(value, moments) for value, moments in pairs]
+    def frame_probabilities_stream(self, blocks: Iterable[Waveforms]) -> Iterator[Timestamps]:
+        """`frame_probabilities` piece by piece, of audio that arrives in blocks [B, s]."""
+        return self.pieces(blocks, output_of(self, "events", "timestamps"))
+
+    def _events(self, blocks: Iterable[Waveforms], rules: EventRules) -> list[list[Event]]:
+        output, clock = output_of(self, "events", "timestamps"), self.clock(blocks)
+        pieces = self.pieces_of(clock, output)
+        return find_events(pieces, rules, lambda: clock.samples / self.sample_rate)

@@ -1,4 +1,8 @@
-"""All that decides a model's numbers: what a cache's keys and the rows of a table go by."""
+"""All that decides a model's numbers, in one place.
+
+Together with the key of an `Output` this decides the values of any audio. The server's cache, the
+tables of bulk jobs, the records of HEAR runs and the networks that engines keep on disk go by it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import asdict
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
-from embedder.zoo import ModelSpec
+from embedder.zoo import MelConfig, ModelSpec
 
 # Raise when a model's numbers change for the same weights and engine.
 NUMERICS_VERSION: Final = 1
@@ -16,7 +20,7 @@ _random: Final[WeakKeyDictionary[Identified, str]] = WeakKeyDictionary()
 
 
 class Identified(Protocol):
-    """What is asked of a model; `embedder.AudioEmbedder` is one."""
+    """What is asked of a model; `embedder.AudioEmbedder` is such a model."""
 
     name: str
     spec: ModelSpec
@@ -24,22 +28,27 @@ class Identified(Protocol):
 
     @property
     def engine(self) -> str:
-        """What computes, as far as it decides the numbers."""
+        """The name of what runs the network, as far as it decides the numbers."""
 
 
 def identity(model: Identified) -> dict[str, str]:
-    """All that decides the model's numbers, by what it is.
+    """All that decides the model's numbers, by name.
 
-    Random weights have no hash: a model of them is like no other.
+    Random weights have no hash: a model with random weights equals no other model.
     """
     weights = model.weights_sha256
     if not weights:
         weights = _random.setdefault(model, f"random {secrets.token_hex(16)}")
+    network = repr(model.spec.network)
+    return {"model": model.name, **numbers(weights, model.spec.mel, network, model.engine)}
+
+
+def numbers(weights: str, front_end: MelConfig, network: str, engine: str) -> dict[str, str]:
+    """The identity of a network without a name; `weights` is a hash of all of them."""
     return {
-        "model": model.name,
         "weights_sha256": weights,
-        "front_end": json.dumps(asdict(model.spec.mel), sort_keys=True),
-        "network": repr(model.spec.network),
-        "engine": model.engine,
+        "front_end": json.dumps(asdict(front_end), sort_keys=True),
+        "network": network,
+        "engine": engine,
         "numerics": str(NUMERICS_VERSION),
     }

@@ -1,16 +1,17 @@
-"""From what a caller names to what a model is made of: weights, labels, a device."""
+"""From what a caller names to what a model is made of: weights, labels, a probe, a device."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from embedder import checkpoints
-from embedder import probe as probe_head
-from embedder.checkpoints import Checkpoint
+from embedder import checkpoints, probe
 from embedder.errors import BadRequest, WeightsMismatch, WeightsNotFound
 from embedder.zoo import MODELS, ModelSpec, lookup
 
@@ -18,17 +19,18 @@ DESCRIBED = ".safetensors"  # files that say which model they are
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a name stands for. `probe` lies at `probe_path`, where there is one."""
+class ModelParts:
+    """What a name stands for. `weights_sha256` is the hash of all files that it was read from."""
 
     name: str
     spec: ModelSpec
-    checkpoint: Checkpoint
-    probe: probe_head.Probe | None = None
-    probe_path: Path = Path()
+    state: Mapping[str, Tensor]
+    weights_sha256: str
+    labels: tuple[str, ...] | None = None
+    probe: probe.Probe | None = None
 
 
-def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> Parts:
+def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> ModelParts:
     """The checkpoint of a row of the zoo, or of a file that describes itself; see `load`.
 
     Raises
@@ -39,17 +41,27 @@ def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) 
     if name in MODELS or not _means_a_file(named):
         spec = lookup(name)
         checkpoint = checkpoints.load(spec, weights)
-        return Parts(name, checkpoint.spec or spec, checkpoint)
-    path = _described(Path(name).expanduser())
-    if probe := probe_head.read(path):
-        underneath = find(probe.source(path), weights)
-        return Parts(underneath.name, underneath.spec, underneath.checkpoint, probe, path)
-    checkpoint = checkpoints.read_described(path)
-    return Parts(path.stem, checkpoint.spec or lookup(path.stem), checkpoint)
+    else:
+        path = _described(Path(name).expanduser())
+        if head := probe.read(path):
+            return _with_probe(find(head.source(path), weights), head, path)
+        checkpoint = checkpoints.read_described(path)
+        name = path.stem
+        spec = checkpoint.spec or lookup(name)
+    spec = checkpoint.spec or spec
+    return ModelParts(name, spec, checkpoint.state, checkpoint.sha256, checkpoint.labels)
+
+
+def _with_probe(parts: ModelParts, head: probe.Probe, path: Path) -> ModelParts:
+    """A model with the labels of a probe from `path`, which was made on it."""
+    head.check_weights(parts.weights_sha256, path)
+    both = parts.weights_sha256 + hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(both.encode()).hexdigest()
+    return replace(parts, name=path.stem, weights_sha256=digest, labels=head.labels, probe=head)
 
 
 def device_of(name: str | torch.device) -> torch.device:
-    """Where to compute; "auto" is CUDA where there is a card."""
+    """The device to compute on; "auto" is CUDA where there is a card."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,10 +1,11 @@
-"""Waveform to embedding: the whole road on one page.
+"""Waveform to embedding on one page.
 
     windows ─ frontend ─ backbone ─ taps ─ mean over windows ─ embedding
     B n W     N M F      N C f t    N D    B D
 
-What may be given as audio is in `embedder.waveforms`; what can be asked of whole clips, and of
-audio that arrives in blocks, in `embedder.clips` and `embedder.streams`.
+`forward` is this line, by torch's modules and with gradients. `window_features` is its middle part
+by the fastest engine, and `embedder.streams` has what lies around that. What may be given as audio
+is in `embedder.waveforms`, the questions by their names in `embedder.clips`.
 
 Axes: B clips, S samples, n windows a clip, N = B n, W samples a window, T timestamps, D values.
 """
@@ -13,29 +14,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from dataclasses import replace
+from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from embedder import probe as probe_head
 from embedder.clips import WholeClips
 from embedder.describe import described
 from embedder.errors import BadRequest, WeightsMismatch
 from embedder.frontend import MEL, LogMel
+from embedder.identity import identity
 from embedder.labels import default_labels
 from embedder.loading import device_of, find
-from embedder.networks import BACKBONES
+from embedder.networks import BACKBONES, Backbone
 from embedder.networks.frame_mn import published_names
+from embedder.outputs import EVENTS, TAGS
+from embedder.probe import Probe
 from embedder.runtime import choose
+from embedder.runtime.base import features_of, outputs_of
 from embedder.runtime.lazy import LazyEngine
-from embedder.streams import EVENTS, TAGS
+from embedder.streams import output_of
+from embedder.waveforms import as_wave
 from embedder.windows import scene_plan, timestamp_plan
 from embedder.zoo import ModelSpec, lookup
 
 __all__ = ["EVENTS", "PROBABILITIES", "TAGS", "AudioEmbedder"]
 
-PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}  # sigmoids of these
+PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}  # each is the sigmoid of the other
 _REASON: Final = 1_000  # characters
 
 
@@ -44,7 +51,7 @@ class AudioEmbedder(WholeClips):
 
     `WholeClips` says what may be given as audio. A process that is forked (`os.fork`, DataLoader's
     workers on Linux) may use the model too: it makes an engine of its own, and computes on one
-    thread, since none of its parent's threads is there. Workers that are spawned use all.
+    thread, since its parent's threads do not exist there. Workers that are spawned use all.
     """
 
     def __init__(
@@ -53,18 +60,21 @@ class AudioEmbedder(WholeClips):
         spec: ModelSpec,
         taps: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
+        probe: Probe | None = None,
     ) -> None:
         super().__init__()
         self.name = name
-        self.spec = spec
-        self.weights_sha256 = ""  # of random weights
+        self.spec = spec if probe is None else replace(spec, probed=True)
+        self.weights_sha256 = ""  # random weights have no hash
         self.labels: tuple[str, ...] = tuple(labels or default_labels(spec.network.n_classes))
-        self.probe: probe_head.Probe | None = None  # whose labels they are, then
-        self.frontend = LogMel(spec.mel)
-        with torch.inference_mode(False):  # weights that know when they are written to
-            self.backbone: Any = BACKBONES[type(spec.network)](spec.network)
+        self.probe = probe  # gives the tags instead of the network, where there is one
+        with torch.inference_mode(False):  # inference tensors have neither gradients nor versions
+            self.frontend = LogMel(spec.mel)
+            self.backbone: Backbone = BACKBONES[type(spec.network)](spec.network)
         self.tap_sizes: dict[str, int] = {MEL: spec.mel.n_mels, **self.backbone.tap_sizes}
         self.taps = self.check_taps(spec.taps if taps is None else taps)
+        if probe is not None:
+            probe.check_width(sum(self.tap_sizes[tap] for tap in self.check_taps(probe.taps)))
         self.eval().requires_grad_(False)
         usual = (scene_plan(self.sample_rate), timestamp_plan(self.sample_rate))
         lengths = tuple(plan.window for plan in usual)
@@ -100,20 +110,19 @@ class AudioEmbedder(WholeClips):
         UnknownModel, UnknownTap, BadRequest : an argument names nothing there is.
         WeightsError : the checkpoint cannot be had, or does not fit.
         """
-        place = device_of(device)
-        choose(runtime, place)  # refused before anything is fetched
+        target = device_of(device)
+        choose(runtime, target)  # refused before anything is fetched
         parts = find(name, weights)
-        checkpoint = parts.checkpoint
-        model = cls(parts.name, parts.spec, taps, checkpoint.labels)
+        model = cls(parts.name, parts.spec, taps, parts.labels, parts.probe)
         try:
-            model.backbone.load_state_dict(published_names(checkpoint.state), strict=True)
+            model.backbone.load_state_dict(published_names(parts.state), strict=True)
         except RuntimeError as error:
             reason = str(error)[:_REASON]  # which names every tensor of a hostile file
             raise WeightsMismatch(f"the checkpoint does not fit {parts.name}: {reason}") from error
-        model.weights_sha256 = checkpoint.sha256
+        model.weights_sha256 = parts.weights_sha256
         model._current.identify()
-        model.to(place).use(runtime)
-        return parts.probe.attach(model, parts.probe_path) if parts.probe else model
+        model.to(target).use(runtime)
+        return model
 
     @property
     def runtime(self) -> str:
@@ -141,13 +150,33 @@ class AudioEmbedder(WholeClips):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device on which the model computes."""
         return self.frontend.bank.device
 
     @property
     def engine(self) -> str:
-        """What computes, as far as it decides the numbers; part of every cache key."""
+        """The name of what runs the network, as far as it decides the numbers."""
         return self._current.runtime().name
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """All that decides the numbers, by name: with an `Output.key`, the key of any cache."""
+        return identity(self)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """Scene embeddings of waveforms float32 [B, S]: [B, D], with gradients.
+
+        They pass to waveforms and weights that require them. The values are those of `scene`,
+        computed by the torch modules themselves, in training mode too.
+        """
+        as_wave(waves)  # refuses other shapes and types
+        blocks = [waves.to(self.device).float().reshape(-1, waves.shape[-1])]
+        return self._mean(blocks, output_of(self, "embedding"), self._module_features)
+
+    def _module_features(self, windows: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
+        """What `window_features` gives, by torch's modules: [N, W] -> {tap: [N, size]}."""
+        run = partial(outputs_of, self.backbone)
+        return features_of(self.frontend(windows), tuple(taps), run)
 
     @torch.inference_mode()
     def window_features(
@@ -155,26 +184,26 @@ class AudioEmbedder(WholeClips):
     ) -> dict[str, Tensor]:
         """Features of equally long windows: float32 [N, W] -> {tap: [N, size]}.
 
-        Several [n, W] count as one after the other, and save the caller a copy.
+        A list of [n, W] stands for all of them, one after the other, and saves the caller a copy.
 
-        The one place where the network runs. Beside `tap_sizes`, "tags" names the labels'
-        probabilities and, where there are frame-wise heads, "events" those of frames [N, T, size].
+        Nothing else runs the engine. Beside `tap_sizes`, "tags" names the labels' probabilities
+        and, where there are frame-wise heads, "events" those of frames [N, T, size].
         """
-        wanted = set(taps)
-        if self.probe is not None and TAGS in wanted:
-            found = self.window_features(batch, {*wanted, *self.probe.taps} - {TAGS})
-            found[TAGS] = self.probe.tags(self.join(found, self.probe.taps))
-            return {tap: found[tap] for tap in wanted}
-        inner = {PROBABILITIES.get(tap, tap) for tap in wanted}
+        names = set(taps)
+        if self.probe is not None and TAGS in names:
+            features = self.window_features(batch, {*names, *self.probe.taps} - {TAGS})
+            features[TAGS] = self.probe.tags(self.join(features, self.probe.taps))
+            return {name: features[name] for name in names}
+        inner = {PROBABILITIES.get(name, name) for name in names}
         groups = [batch] if isinstance(batch, Tensor) else batch
         groups = [group.to(self.device, non_blocking=True) for group in groups]
-        found = self._current.runtime().features(groups, inner)
-        for tap in wanted & PROBABILITIES.keys():
-            found[tap] = found[PROBABILITIES[tap]].sigmoid()
-        return {tap: found[tap] for tap in wanted}
+        features = self._current.runtime().features(groups, inner)
+        for name in names & PROBABILITIES.keys():
+            features[name] = features[PROBABILITIES[name]].sigmoid()
+        return {name: features[name] for name in names}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AudioEmbedder:
-        """What `to`, `half`, `cuda` and the like do to every tensor, after a try with one."""
+        """Apply what `to`, `half`, `cuda` and the like do to every tensor, after a try with one."""
         try:
             dtype = fn(torch.zeros(1, dtype=torch.float32)).dtype
         except (AssertionError, RuntimeError) as error:
@@ -188,4 +217,6 @@ class AudioEmbedder(WholeClips):
         return self
 
     def __repr__(self) -> str:
-        return described(self)
+        parameters = sum(value.numel() for value in self.backbone.parameters())
+        runs_on = f"{self.device}, {self.runtime}"
+        return described(self, self.weights_sha256, parameters, runs_on)

@@ -7,12 +7,11 @@ Axes: N examples, D joined features, C labels.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,9 +23,6 @@ from torch import Tensor
 from embedder.described import TAPS, texts
 from embedder.errors import WeightsMismatch, WeightsNotFound
 from embedder.files import atomic
-
-if TYPE_CHECKING:
-    from embedder.model import AudioEmbedder
 
 METADATA_KEY: Final = "probe"
 
@@ -66,7 +62,7 @@ class Probe:
         return np.asarray(powers / powers.sum(1, keepdims=True))
 
     def tags(self, features: Tensor) -> Tensor:
-        """`probabilities` of features where the model computes."""
+        """`probabilities` of joined features [N, D], on the device of these features."""
         return torch.from_numpy(self.probabilities(features.cpu().numpy())).to(features.device)
 
     def save(self, path: Path) -> None:
@@ -87,7 +83,7 @@ class Probe:
 
     @classmethod
     def load(cls, path: Path) -> Probe:
-        """What `save` wrote."""
+        """Read the file that `save` wrote."""
         if not path.is_file():
             raise WeightsNotFound(f"no probe {str(path)!r}; make one with `python -m eval probe`")
         probe = read(path)
@@ -95,36 +91,36 @@ class Probe:
             raise WeightsMismatch(f"{path} holds no probe; `python -m eval probe` makes one")
         return probe
 
-    def attach(self, model: AudioEmbedder, path: Path) -> AudioEmbedder:
-        """Give a model, the one underneath, this probe's tags; returns it."""
-        if self.weights_sha256 not in ("", model.weights_sha256):
+    def check_weights(self, sha256: str, path: Path) -> None:
+        """WeightsMismatch unless this probe, from `path`, was made on weights of this hash."""
+        if self.weights_sha256 not in ("", sha256):
             raise WeightsMismatch(
                 f"{path} was made on {self.model} with weights of SHA-256 {self.weights_sha256}, "
-                f"not {model.weights_sha256}; make the probe again"
+                f"not {sha256}; make the probe again"
             )
-        width = sum(model.tap_sizes[tap] for tap in model.check_taps(self.taps))
+
+    def check_width(self, width: int) -> None:
+        """WeightsMismatch unless the features that it takes have so many values together."""
         if width != self.mean.size:
-            raise WeightsMismatch(f"{path} takes {self.mean.size} values, {self.model} has {width}")
-        model.name, model.probe, model.labels = path.stem, self, self.labels
-        model.spec = replace(model.spec, probed=True)
-        both = model.weights_sha256 + hashlib.sha256(path.read_bytes()).hexdigest()
-        model.weights_sha256 = hashlib.sha256(both.encode()).hexdigest()
-        return model
+            raise WeightsMismatch(
+                f"the probe takes {self.mean.size} values, {self.model} has {width} in "
+                f"{','.join(self.taps)}; make the probe again"
+            )
 
     def source(self, path: Path) -> str:
-        """What to load underneath a probe that lies at `path`: a checkpoint may lie beside it."""
+        """The model to load underneath a probe from `path`; its checkpoint may lie beside it."""
         if not self.model.endswith(".safetensors"):
             return self.model
-        found = Path(self.model)
-        if not found.is_file():
-            found = path.parent / found.name
-        if found.is_file() and read(found) is not None:
+        checkpoint = Path(self.model)
+        if not checkpoint.is_file():
+            checkpoint = path.parent / checkpoint.name
+        if checkpoint.is_file() and read(checkpoint) is not None:
             raise WeightsMismatch(f"{path} is a probe on a probe; make it on a model")
-        return str(found)
+        return str(checkpoint)
 
 
 def read(path: Path) -> Probe | None:
-    """A file's probe; None where there is none in it, WeightsMismatch where it is damaged."""
+    """The probe in a file, or None for another file; WeightsMismatch for a damaged probe."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -138,7 +134,7 @@ def read(path: Path) -> Probe | None:
 
 
 def _probe(description: str, file: Any) -> Probe:
-    """TypeError, KeyError or ValueError, if nothing else, where something is not as it must be."""
+    """The probe of a description and its arrays; any exception means that they are damaged."""
     facts = json.loads(description)
     arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     count = sum(name.startswith("weights.") for name in arrays)
@@ -164,8 +160,8 @@ def _probe(description: str, file: Any) -> Probe:
 
 def _check_shapes(probe: Probe) -> None:
     widths = [probe.mean.size, *(bias.size for _, bias in probe.layers)]
-    found = [weights.shape for weights, _ in probe.layers]
-    if found != list(pairwise(widths)) or widths[-1] != len(probe.labels) or not found:
+    shapes = [weights.shape for weights, _ in probe.layers]
+    if shapes != list(pairwise(widths)) or widths[-1] != len(probe.labels) or not shapes:
         raise ValueError("layers do not fit each other")
     if probe.mean.shape != probe.scale.shape or not probe.scale.all():
         raise ValueError("mean and scale do not fit each other")

@@ -1,61 +1,82 @@
-"""What can be asked of audio that arrives in blocks, in memory that does not grow with it.
+"""How a model answers: blocks of audio, windows, features, and what an `Output` makes of them.
 
-Axes: B clips, s samples of a block, n windows, W samples a window, T timestamps, D values,
-t frames of a chunk.
+    audio ─ read ─ blocks ─ checked ─ cut ─ window_features ─ join ─┬─ Mean ─ answer [B, D]
+                                                                    └─ pieces ─ rows [B, T, D]
+
+Memory does not grow with the audio, but for rows that are asked for in one piece.
+
+Axes: B clips, s samples of a block, n windows, W samples a window, T rows, D values, t frames of a
+window.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
 
 from embedder import windows
-from embedder.defaults import (
-    MEDIAN,
-    SCENE_HOP_MS,
-    SCENE_WINDOW_MS,
-    THRESHOLD,
-    TIMESTAMP_HOP_MS,
-    TIMESTAMP_WINDOW_MS,
-)
 from embedder.errors import BadRequest, UnknownTap
-from embedder.events.finder import Event, EventRules, Threshold
-from embedder.events.frames import Clock, FrameProbabilities, check_detects, find_events, joined
-from embedder.waveforms import Waveforms, checked
-from embedder.windows import Plan, WindowPlan, chunk_plan, scene_plan, timestamp_plan
+from embedder.events.frames import check_detects
+from embedder.outputs import Kind, Mean, Name, Output, Timestamps
+from embedder.waveforms import (
+    Audio,
+    Clip,
+    Clips,
+    Clock,
+    Waveforms,
+    checked,
+    in_order,
+    is_many,
+    read,
+)
 from embedder.zoo import ModelSpec
 
-# Features beside MEL and the backbone's own: sigmoids of the clip's and the frames' logits.
-TAGS: Final = "tags"
-EVENTS: Final = "events"
+# Windows [N, W] and names of features -> {name: [N, size]}.
+Run: TypeAlias = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 
 
-@dataclass(frozen=True, slots=True)
-class Timestamps:
-    """Vectors around points in time.
+class Asked(Protocol):
+    """What `output_of` needs of a model."""
 
-    `vectors` [B, T, D] and the centres of their windows, `ms` [B, T], in milliseconds (float64).
-    Unpacks as a pair.
+    name: str
+    spec: ModelSpec
+    taps: tuple[str, ...]
+
+    @property
+    def sample_rate(self) -> int:
+        """Hertz."""
+
+    def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+        """These features in this order, or UnknownTap."""
+
+
+def output_of(
+    model: Asked,
+    name: Name,
+    kind: Kind = "scene",
+    window_ms: float | None = None,
+    hop_ms: float | None = None,
+    taps: Iterable[str] | None = None,
+) -> Output:
+    """The output of a model; None stands for its taps, or for the usual window or hop.
+
+    Raises
+    ------
+    BadRequest, UnknownTap : this model has no such output.
     """
-
-    vectors: Tensor
-    ms: Tensor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.vectors, self.ms))
+    if name == "events":
+        check_detects(model.name, model.spec)
+    chosen = model.taps if taps is None else model.check_taps(taps)
+    return Output.of(name, kind, model.sample_rate, chosen, window_ms, hop_ms)
 
 
 class Streams(nn.Module):
-    """A model's answers about consecutive blocks [B, s] of B clips, at the model's `sample_rate`.
-
-    `embedder.stream_audio` gives such blocks of a file.
-    """
+    """A model that answers any `Output`; `embedder.clips` has the questions by their names."""
 
     name: str
     spec: ModelSpec
@@ -76,7 +97,7 @@ class Streams(nn.Module):
 
     def join(self, features: dict[str, Tensor], taps: Sequence[str] | None = None) -> Tensor:
         """Concatenate named features along the last axis, in the caller's order."""
-        return torch.cat([features[tap] for tap in taps or self.taps], -1)
+        return joined(features, taps or self.taps)
 
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         """These features in this order; UnknownTap or BadRequest if that cannot be."""
@@ -91,107 +112,71 @@ class Streams(nn.Module):
             raise BadRequest(f"tap {tap!r} is named {times} times; name each once")
         return chosen
 
-    def scene_stream(
-        self,
-        blocks: Iterable[Waveforms],
-        *,
-        window_ms: float = SCENE_WINDOW_MS,
-        hop_ms: float = SCENE_HOP_MS,
-    ) -> Tensor:
-        """`scene` of audio that arrives in consecutive blocks [B, s]."""
-        plan = scene_plan(self.sample_rate, window_ms, hop_ms)
-        return self._clip_vectors(blocks, self.taps, plan)
+    def answer(self, audio: Audio, output: Output, *, sample_rate: int | None = None) -> Tensor:
+        """The mean over the windows of each clip: [B, D]."""
+        batches = read(audio, self.sample_rate, sample_rate)
 
-    def tags_stream(self, blocks: Iterable[Waveforms]) -> Tensor:
-        """`tags` of audio that arrives in consecutive blocks [B, s]."""
-        return self._clip_vectors(blocks, (TAGS,))
+        def mean(blocks: Iterable[Waveforms]) -> Tensor:
+            return self._mean(self.clock(blocks), output, self.window_features)
 
-    def window_tags_stream(
-        self,
-        blocks: Iterable[Waveforms],
-        *,
-        window_ms: float = SCENE_WINDOW_MS,
-        hop_ms: float = SCENE_HOP_MS,
-    ) -> Iterator[Timestamps]:
-        """`window_tags` piece by piece, of audio that arrives in blocks [B, s]."""
-        plan = scene_plan(self.sample_rate, window_ms, hop_ms)
-        clock = self._clock(blocks)
-        first = 0
-        for vectors in self._window_vectors(clock, plan, (TAGS,)):
-            if plan.whole_clips and clock.samples <= plan.window:
-                centre = clock.seconds * 1000 / 2
-                yield Timestamps(vectors, vectors.new_full(vectors.shape[:2], centre))
-                return
-            yield Timestamps(vectors, _centres(vectors, first, hop_ms))
-            first += vectors.shape[1]
+        return torch.stack(in_order(batches, mean))
 
-    def timestamps_stream(
-        self,
-        blocks: Iterable[Waveforms],
-        *,
-        window_ms: float = TIMESTAMP_WINDOW_MS,
-        hop_ms: float = TIMESTAMP_HOP_MS,
-    ) -> Iterator[Timestamps]:
-        """`timestamps` piece by piece, of audio that arrives in blocks [B, s]."""
-        plan = timestamp_plan(self.sample_rate, window_ms, hop_ms)
-        first = 0
-        for vectors in self._window_vectors(self._clock(blocks), plan, self.taps):
-            yield Timestamps(vectors, _centres(vectors, first, hop_ms))
-            first += vectors.shape[1]
+    @overload
+    def rows(
+        self, audio: Clips, output: Output, *, sample_rate: int | None = ...
+    ) -> list[Timestamps]: ...
+    @overload
+    def rows(self, audio: Clip, output: Output, *, sample_rate: int | None = ...) -> Timestamps: ...
+    def rows(
+        self, audio: Audio, output: Output, *, sample_rate: int | None = None
+    ) -> Timestamps | list[Timestamps]:
+        """All rows of clips of one length, or of each clip of a list."""
+        batches = read(audio, self.sample_rate, sample_rate)
+        if is_many(audio):
+            return in_order(batches, lambda blocks: _clip_by_clip(self._whole(blocks, output)))
+        return self._whole(next(batches).blocks, output)
 
-    def events_stream(
-        self,
-        blocks: Iterable[Waveforms],
-        *,
-        threshold: Threshold = THRESHOLD,
-        median: int = MEDIAN,
-        min_duration_ms: float = 0.0,
-        merge_gap_ms: float = 0.0,
-    ) -> list[list[Event]]:
-        """`events` of audio that arrives in consecutive blocks [B, s]."""
-        rules = EventRules.of(self.labels, threshold, median, min_duration_ms, merge_gap_ms)
-        clock = self._clock(blocks)
-        return find_events(self._frame_probabilities(clock), rules, clock)
+    def pieces(self, blocks: Iterable[Waveforms], output: Output) -> Iterator[Timestamps]:
+        """The rows of clips that arrive in consecutive blocks [B, s], as they come."""
+        return self.pieces_of(self.clock(blocks), output)
 
-    def frame_probabilities_stream(
-        self, blocks: Iterable[Waveforms]
-    ) -> Iterator[FrameProbabilities]:
-        """`frame_probabilities` piece by piece, of audio that arrives in blocks [B, s]."""
-        return self._frame_probabilities(self._clock(blocks))
+    def pieces_of(self, clock: Clock[Tensor], output: Output) -> Iterator[Timestamps]:
+        """The rows of what a clock reads, for those who ask it how long the clips have been."""
+        return output.pieces(_features(clock, output, self.window_features), clock)
 
-    def _clock(self, blocks: Iterable[Waveforms]) -> Clock:
-        """The blocks checked, and their duration counted."""
-        return Clock(checked(blocks, self.sample_rate), self.sample_rate)
+    def clock(self, blocks: Iterable[Waveforms]) -> Clock[Tensor]:
+        """The blocks, checked and counted as they are read."""
+        return Clock(checked(blocks, self.sample_rate))
 
-    def _frame_probabilities(self, clock: Clock) -> Iterator[FrameProbabilities]:
-        check_detects(self.name, self.spec)
-        chunks = self._window_vectors(clock, chunk_plan(self.sample_rate), (EVENTS,))
-        return joined(chunks, clock)
+    def _mean(self, blocks: Iterable[Tensor], output: Output, run: Run) -> Tensor:
+        """[B, D] of blocks that are checked."""
+        mean: Mean[Tensor] = Mean()
+        for features in _features(blocks, output, run):
+            mean.push(features)
+        return mean.finish()
 
-    def _window_vectors(
-        self, blocks: Iterable[Tensor], plan: Plan, taps: Sequence[str]
-    ) -> Iterator[Tensor]:
-        """[B, n, D] of successive groups of windows (EVENTS: [B, n, t, D]); blocks as checked."""
-        for group in windows.cut(blocks, plan):
-            clips, count, width = group.shape
-            batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
-            parts = [self.join(self.window_features(batch, taps), taps) for batch in batches]
-            vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
-            yield vectors.view(clips, count, *vectors.shape[1:])
-
-    def _clip_vectors(
-        self, blocks: Iterable[Waveforms], taps: Sequence[str], plan: WindowPlan | None = None
-    ) -> Tensor:
-        """[B, D], the mean over the windows of each clip."""
-        plan = plan or scene_plan(self.sample_rate)
-        total, count = torch.zeros((), dtype=torch.float64), 0
-        for vectors in self._window_vectors(self._clock(blocks), plan, taps):
-            total = total + vectors.double().sum(1)
-            count += vectors.shape[1]
-        return (total / count).float()
+    def _whole(self, blocks: Iterable[Waveforms], output: Output) -> Timestamps:
+        pieces = list(self.pieces(blocks, output))
+        vectors, ms = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
+        return Timestamps(vectors, ms)
 
 
-def _centres(vectors: Tensor, first: int, hop_ms: float) -> Tensor:
-    """Milliseconds of consecutive timestamps [B, T], exact: index times hop, in float64."""
-    index = torch.arange(first, first + vectors.shape[1], dtype=torch.float64)
-    return (index * hop_ms).expand(vectors.shape[0], -1).to(vectors.device)
+def _features(blocks: Iterable[Tensor], output: Output, run: Run) -> Iterator[Tensor]:
+    """[B, n, D] of successive groups of windows, and [B, n, t, D] of frames."""
+    for group in windows.cut(blocks, output.plan):
+        clips, count, width = group.shape
+        batches = torch.split(group.flatten(0, 1), max(1, windows.BATCH_SAMPLES // width))
+        parts = [joined(run(batch, output.taps), output.taps) for batch in batches]
+        vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
+        yield vectors.view(clips, count, *vectors.shape[1:])
+
+
+def joined(features: Mapping[str, Tensor], taps: Sequence[str]) -> Tensor:
+    """Named features side by side along the last axis, in this order."""
+    return torch.cat([features[tap] for tap in taps], -1)
+
+
+def _clip_by_clip(answer: Timestamps) -> list[Timestamps]:
+    """Each clip's part of an answer, with B = 1."""
+    pairs = zip(torch.split(answer.vectors, 1), torch.split(answer.ms, 1), strict=True)
+    return [Timestamps(vectors, ms) for vectors, ms in pairs]

@@ -1,8 +1,9 @@
-"""What a caller may give as audio, checked at the door; nothing behind it looks again.
+"""What a caller may give as audio, checked at the door; nothing behind it checks again.
 
     path, bytes, file ── embedder.audio.decode ──┐
-    array [S] or [B, S] ──────────────────┼── blocks [B, s] of clips of one length
-    list of any of these, by length ──────┘
+    array [S] or [B, S] ─────────────────────────┼── blocks [B, s] of clips of one length
+    list of any of these, by length ─────────────┤
+    `AudioBlocks` of clips that arrive ──────────┘
 
 Axes: B clips, S samples, s samples of a block.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from numbers import Real
-from typing import Any, Final, NamedTuple, TypeAlias, TypeGuard, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +28,25 @@ from embedder.errors import BadAudio, BadRequest
 from embedder.windows import BATCH_SAMPLES, WAITING_SAMPLES
 
 Waveforms: TypeAlias = Tensor | NDArray[np.floating[Any]]
-Clip: TypeAlias = Waveforms | AudioSource
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlocks:
+    """Audio that arrives in consecutive blocks [B, s] of B clips, at the model's sample rate.
+
+    `embedder.stream_audio` gives such blocks of a file. An iterator alone could also be one of
+    clips; this says that it is not.
+    """
+
+    blocks: Iterable[Waveforms]
+
+
+Clip: TypeAlias = Waveforms | AudioSource | AudioBlocks
 Clips: TypeAlias = list[Any] | tuple[Any, ...]  # of Clip, of any length and kind
 Audio: TypeAlias = Clip | Clips
 
 T = TypeVar("T")
+Block = TypeVar("Block", Tensor, NDArray[np.float32])
 
 GIVE: Final = (
     "give a path, bytes, a binary file, floats [samples] or [clips, samples], or a list of these"
@@ -46,6 +63,55 @@ class Batch(NamedTuple):
     blocks: Iterable[Waveforms]
 
 
+class Clock(Iterator[Block]):
+    """Blocks [..., s] as they come, and how many samples they have had."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        self._blocks: Iterator[Block] = iter(blocks)
+        self.samples = 0
+
+    def __next__(self) -> Block:
+        block = next(self._blocks)
+        self.samples += block.shape[-1]
+        return block
+
+
+class ByLength(Generic[T]):
+    """Clips that wait for others of their length, since those of one length run together.
+
+    Memory is bounded: few clips of a length do not wait until the end.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[T]] = {}  # by length in samples
+        self._samples = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def add(self, clip: T, samples: int) -> list[list[T]]:
+        """Let a clip of so many samples wait; the groups that need not wait any longer."""
+        self._waiting.setdefault(samples, []).append(clip)
+        self._samples += samples
+        ready = []
+        if len(self._waiting[samples]) * samples >= BATCH_SAMPLES:
+            ready.append(self._taken(samples))
+        while self._samples >= WAITING_SAMPLES:
+            ready.append(self._taken(max(self._waiting, key=self._size)))
+        return ready
+
+    def rest(self) -> list[list[T]]:
+        """All that still waits."""
+        return [self._taken(samples) for samples in list(self._waiting)]
+
+    def _size(self, samples: int) -> int:
+        return samples * len(self._waiting[samples])
+
+    def _taken(self, samples: int) -> list[T]:
+        self._samples -= self._size(samples)
+        return self._waiting.pop(samples)
+
+
 def is_many(audio: Audio) -> bool:
     """Whether this is a list of clips, not one clip or an array of clips."""
     return isinstance(audio, list | tuple) and not (audio and isinstance(audio[0], Real))
@@ -53,7 +119,9 @@ def is_many(audio: Audio) -> bool:
 
 def is_one(audio: Audio) -> bool:
     """Whether this is one clip, not several or an array of them."""
-    return not is_many(audio) and (is_source(audio) or np.ndim(audio) == 1)  # type: ignore[arg-type]
+    if is_many(audio) or isinstance(audio, AudioBlocks):
+        return False
+    return is_source(audio) or np.ndim(audio) == 1  # type: ignore[arg-type]
 
 
 def is_source(audio: object) -> TypeGuard[AudioSource]:
@@ -63,7 +131,7 @@ def is_source(audio: object) -> TypeGuard[AudioSource]:
 
 
 def read(audio: Audio, rate: int, sample_rate: int | None = None) -> Iterator[Batch]:
-    """Whatever a caller gives, as batches of clips at `rate`; `sample_rate` is that of arrays.
+    """Whatever a caller gives, as batches of clips at `rate`; arrays have the rate `sample_rate`.
 
     Raises
     ------
@@ -74,6 +142,8 @@ def read(audio: Audio, rate: int, sample_rate: int | None = None) -> Iterator[Ba
         _check_rate(sample_rate)
     if isinstance(audio, list | tuple) and is_many(audio):
         yield from _by_length(_clips(audio, rate, sample_rate))
+    elif isinstance(audio, AudioBlocks):
+        yield _batch_of(audio.blocks)
     elif is_source(audio):
         yield Batch((0,), stream_audio(audio, rate))
     else:
@@ -86,7 +156,7 @@ def read(audio: Audio, rate: int, sample_rate: int | None = None) -> Iterator[Ba
 def in_order(
     batches: Iterable[Batch], run: Callable[[Iterable[Waveforms]], Iterable[T]]
 ) -> list[T]:
-    """What `run` makes of each clip, in the order of their numbers."""
+    """Run each batch, and give the answers of all clips in the order of their numbers."""
     answers: dict[int, T] = {}
     for batch in batches:
         answers.update(zip(batch.numbers, run(batch.blocks), strict=True))
@@ -94,11 +164,9 @@ def in_order(
 
 
 def checked(blocks: Iterable[Waveforms], rate: int) -> Iterator[Tensor]:
-    """Consecutive blocks [B, s] at `rate` as a model takes them: float32, finite, of the same B."""
-    if isinstance(blocks, Tensor | np.ndarray):
-        raise BadAudio(f"blocks are an array of shape {tuple(blocks.shape)}; give a list of arrays")
+    """Consecutive blocks [B, s] at `rate`, checked: float32, finite, and always of B clips."""
     clips = 0
-    for block in blocks:
+    for block in _no_array(blocks):
         wave = as_wave(block)
         if not clips:
             _check_axes(wave, rate)
@@ -201,20 +269,28 @@ def _clip(clip: object, rate: int, sample_rate: int | None) -> Tensor:
 
 
 def _by_length(clips: Iterable[Tensor]) -> Iterator[Batch]:
-    """Clips of one length together, in bounded memory: few of a length do not wait for all."""
-    waiting: dict[int, list[tuple[int, Tensor]]] = {}
-    samples = 0
+    """Clips of one length together."""
+    waiting: ByLength[tuple[int, Tensor]] = ByLength()
     for number, clip in enumerate(clips):
-        length = clip.shape[1]
-        waiting.setdefault(length, []).append((number, clip))
-        samples += length
-        while samples >= WAITING_SAMPLES or len(waiting.get(length, ())) * length >= BATCH_SAMPLES:
-            largest = max(waiting, key=lambda length: length * len(waiting[length]))
-            samples -= largest * len(waiting[largest])
-            yield _batch(waiting.pop(largest))
-    yield from map(_batch, waiting.values())
+        yield from map(_stacked, waiting.add((number, clip), clip.shape[1]))
+    yield from map(_stacked, waiting.rest())
 
 
-def _batch(clips: Sequence[tuple[int, Tensor]]) -> Batch:
+def _stacked(clips: Sequence[tuple[int, Tensor]]) -> Batch:
     numbers, waves = zip(*clips, strict=True)
     return Batch(numbers, [torch.cat([wave.to(waves[0].device) for wave in waves])])
+
+
+def _batch_of(blocks: Iterable[Waveforms]) -> Batch:
+    """The clips of consecutive blocks; the first block says how many they are."""
+    stream = iter(_no_array(blocks))
+    first = next(stream, None)
+    if first is None:
+        raise BadAudio("the audio holds no samples; send at least one")
+    return Batch(range(len(as_wave(first))), chain([first], stream))
+
+
+def _no_array(blocks: Iterable[Waveforms]) -> Iterable[Waveforms]:
+    if isinstance(blocks, Tensor | np.ndarray):
+        raise BadAudio(f"blocks are an array of shape {tuple(blocks.shape)}; give a list of arrays")
+    return blocks

@@ -1,7 +1,7 @@
 """Cutting clips into windows: whole clips, scene windows, timestamp windows, in bounded memory.
 
 Axes: B clips of equal length, S samples, n windows of one batch, W samples a window.
-One road for clips in memory and for streams: a clip in memory is a stream of one block.
+A clip in memory is a stream of one block, so that both are cut by the same code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from embedder.frontend import reflect_pad
 
 # Samples of one network batch: eight windows of 10 s at 32 kHz, or 500 of 160 ms.
 BATCH_SAMPLES: Final = 8 * 320_000
-# Samples of clips of different lengths that wait for others of their length.
+# Samples of all clips together that wait for others of their length.
 WAITING_SAMPLES: Final = 4 * BATCH_SAMPLES
 
 
@@ -67,19 +67,19 @@ Plan: TypeAlias = WindowPlan | ChunkPlan
 def scene_plan(
     sample_rate: int, window_ms: float = SCENE_WINDOW_MS, hop_ms: float = SCENE_HOP_MS
 ) -> WindowPlan:
-    """Clips up to one window whole; longer ones as overlapping windows to be averaged."""
+    """Clips up to one window go through whole, longer clips as overlapping windows."""
     return _plan(sample_rate, window_ms, hop_ms, whole_clips=True)
 
 
 def timestamp_plan(
     sample_rate: int, window_ms: float = TIMESTAMP_WINDOW_MS, hop_ms: float = TIMESTAMP_HOP_MS
 ) -> WindowPlan:
-    """Short windows around every timestamp."""
+    """Short windows, each around a timestamp."""
     return _plan(sample_rate, window_ms, hop_ms, whole_clips=False)
 
 
 def chunk_plan(sample_rate: int) -> ChunkPlan:
-    """The 10 s that event detectors were trained on, one after the other."""
+    """Consecutive windows of 10 s, the length that event detectors were trained on."""
     return ChunkPlan(round(sample_rate * SCENE_WINDOW_MS / 1000))
 
 
@@ -138,7 +138,7 @@ def cut(
         index += n_ready
         if ended:
             return
-        # What later windows and the final mirror still need.
+        # Keep what later windows and the mirror at the end still need.
         keep_from = min(plan.start(index), origin + padded.shape[1] - rest - 1)
         padded, origin = padded[:, max(0, keep_from - origin) :], max(origin, keep_from)
         block = next(stream, None)
@@ -171,7 +171,7 @@ def _chunks(stream: Iterator[Tensor], window: int, batch_samples: int) -> Iterat
 
 
 def _read(stream: Iterator[Tensor], samples: int) -> Tensor | None:
-    """The first blocks joined, at least so many samples unless the stream ends before."""
+    """Join the next blocks: at least so many samples unless the stream ends; None at its end."""
     parts: list[Tensor] = []
     have = 0
     while have < samples and (block := next(stream, None)) is not None:
@@ -187,7 +187,7 @@ def _mirror_start(head: Tensor, pad: int) -> Tensor:
 
 
 def _ready(plan: WindowPlan, index: int, have: int, last: int | None) -> int:
-    """How many windows from `index` on lie within the first `have` padded samples."""
+    """The number of windows from `index` on that lie within the first `have` padded samples."""
     ready = int((have - plan.window) // plan.hop) + 1 if have >= plan.window else 0
     while plan.start(ready) + plan.window <= have:
         ready += 1

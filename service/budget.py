@@ -1,7 +1,7 @@
-"""What one request may cost, added up in one place before the network computes any of it.
+"""What a request may cost: it is added up here before the network computes anything.
 
 Bytes are counted as they arrive (`service.middleware`), seconds as they are decoded
-(`embedder.audio.libav`); from there on, the windows and the values of the answer are known.
+(`embedder.audio.libav`). After that, the windows and the values of the answer are known.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from service.answers import ResolvedTask
+from embedder.outputs import Output
 from service.errors import TooMuchWork
 from service.models import WindowModel
 from service.settings import Settings
@@ -21,7 +21,7 @@ _REMEDY: Final = "use a larger hop_ms, fewer taps or a shorter clip"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Windows for the network, the seconds they sum up to, and the values of the answer."""
+    """How many windows the network computes, their seconds together, and the answer's values."""
 
     windows: int
     seconds: float
@@ -33,11 +33,12 @@ class Cost:
         return self.values * _VALUE_BYTES
 
     @classmethod
-    def of(cls, task: ResolvedTask, samples: int, model: WindowModel) -> Cost:
-        """The cost of a task for a clip of so many samples."""
-        windows = task.plan.n_windows(samples)
-        seconds = windows * task.width(samples) / model.sample_rate
-        return cls(windows, seconds, math.prod(task.shape(samples, model)))
+    def of(cls, output: Output, samples: int, model: WindowModel) -> Cost:
+        """The cost of an output for a clip of so many samples."""
+        windows = output.n_windows(samples)
+        seconds = windows * output.width(samples) / output.sample_rate
+        shape = output.shape(samples, model.tap_sizes, len(model.labels))
+        return cls(windows, seconds, math.prod(shape))
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,13 +75,13 @@ def upload_key(upload: bytes, decoder: str, sample_rate: int) -> str:
     return f"embedder:pcm:{digest((SCHEMA_VERSION, upload, decoder, sample_rate))}"
 
 
-def result_key(samples: bytes, model: Iterable[object], task: Iterable[object]) -> str:
+def result_key(samples: bytes, model: Iterable[object], output: Iterable[object]) -> str:
     """The key of a result.
 
-    `model` is all that decides the numbers of a model (weights, front end, engine, precision),
-    `task` all that was asked of it.
+    `model` is all that decides the numbers of a model (`embedder.identity`), `output` all that was
+    asked of it (`embedder.outputs.Output.key`).
     """
-    return f"embedder:result:{digest((SCHEMA_VERSION, samples, *model, '/', *task))}"
+    return f"embedder:result:{digest((SCHEMA_VERSION, samples, *model, '/', *output))}"
 
 
 def encode(array: NDArray[Any]) -> bytes:

@@ -18,7 +18,7 @@ from torch import Tensor
 from embedder.defaults import SCENE_WINDOW_MS
 from embedder.errors import DownloadFailed, EmbedderError, UnknownModel
 from embedder.events.frames import detects
-from embedder.identity import identity as identify
+from embedder.identity import identity
 from embedder.model import EVENTS, TAGS, AudioEmbedder
 from embedder.zoo import ModelSpec, lookup
 from service.batching import Batcher, BatchLimits
@@ -28,12 +28,12 @@ from service.singleflight import SingleFlight
 
 _CPU_BATCH_SECONDS: Final = 80.0  # eight clips of 10 s are fastest; caches overflow beyond
 _GPU_BATCH_SECONDS: Final = 320.0
-_CPU_IN_FLIGHT: Final = 2  # log-mels and the last clips of one leave cores to the other
+_CPU_IN_FLIGHT: Final = 2  # log-mels and the last clips of a batch leave cores to the other batch
 _log = logging.getLogger(__name__)
 
 
 class WindowModel(Protocol):
-    """What the service needs of a model; `embedder.AudioEmbedder` is one."""
+    """What the service needs of a model; `embedder.AudioEmbedder` is such a model."""
 
     name: str
     spec: ModelSpec
@@ -51,11 +51,11 @@ class WindowModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
 
     @property
     def engine(self) -> str:
-        """What computes, as far as it decides the numbers."""
+        """The name of what runs the network, as far as it decides the numbers."""
 
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
         """These features in this order, or UnknownTap."""
@@ -66,7 +66,7 @@ class WindowModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model at work. `identity` is all that decides its numbers, for cache keys."""
+    """A model at work. `identity` is all that decides its numbers; cache keys have it."""
 
     model: WindowModel
     batcher: Batcher
@@ -74,7 +74,7 @@ class Served:
 
 
 class Models:
-    """The models of one server. The default is loaded at the start, others at their first use."""
+    """The models of one server: the default is loaded at the start, others at their first use."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Models:
         )
         self.default = next(iter(self._sources))
         self._served: dict[str, Served] = {}
-        self._batchers: list[Batcher] = []  # those of models that warm up, too
+        self._batchers: list[Batcher] = []  # also of models that still warm up
         self._loading: SingleFlight[Served] = SingleFlight()
         self._executors: dict[torch.device, ThreadPoolExecutor] = {}
         self._starting: asyncio.Task[None] | None = None
@@ -121,7 +121,7 @@ class Models:
 
     @property
     def loaded(self) -> dict[str, Served]:
-        """Those that are at work."""
+        """The models that are at work, by name."""
         return self._served
 
     @property
@@ -133,7 +133,7 @@ class Models:
 
     @property
     def oldest_batch_seconds(self) -> float:
-        """How long the oldest batch under way has taken."""
+        """How long the oldest unfinished batch has taken so far."""
         return max((batcher.oldest_seconds for batcher in self._batchers), default=0.0)
 
     @property
@@ -160,7 +160,7 @@ class Models:
         return await self._loading.join(name, lambda: self._load_further(name))
 
     async def _load_further(self, name: str) -> Served:
-        """Load a model; where that fails, not every request tries it again."""
+        """Load a model; after a failure, requests are refused for a while before the next try."""
         try:
             return await self._load(name)
         except EmbedderError as error:
@@ -217,7 +217,7 @@ class Models:
             await batcher.close()
             self._batchers.remove(batcher)
             raise
-        served = Served(model, batcher, identity(model))
+        served = Served(model, batcher, tuple(identity(model).values()))
         self._served[name] = served
         _log.info("serving %s on %s", name, model.device)
         return served
@@ -239,7 +239,7 @@ class Models:
         model = AudioEmbedder.load(
             source, weights=weights, device=settings.device, runtime=settings.runtime
         )
-        # What is there now stays: the collector would walk through all of it every few requests.
+        # All objects so far stay; unfrozen, the collector would walk through them all the time.
         gc.collect()
         gc.freeze()
         return model
@@ -262,19 +262,14 @@ async def _warm_up(model: WindowModel, batcher: Batcher) -> None:
     """Run what most requests ask for.
 
     An engine compiles a network for each selection of features and kind of batch, which takes up to
-    a second: the first requests would wait for that, and those beside them.
+    a second. Without this, the first requests would wait for it, and all others beside them.
     """
     scene = SCENE_WINDOW_MS / 1000
     for clips, seconds in ((1, 1.0), (1, scene), (2, scene)):
-        # Together: then one network serves both, and either of them.
+        # Embeddings, tags and events together: then one network serves each of them, too.
         silence = torch.zeros(clips, round(seconds * model.sample_rate))
         events = (EVENTS,) if detects(model.spec) else ()
         await batcher.submit(silence, (*model.taps, TAGS, *events))
-
-
-def identity(model: WindowModel) -> tuple[str, ...]:
-    """All that decides a model's numbers, for the keys of a cache."""
-    return tuple(identify(model).values())
 
 
 def _may_pass(error: Exception) -> bool:
@@ -287,7 +282,7 @@ def _unless_ours(error: Exception) -> Exception | None:
 
 
 def _served_name(source: str) -> str:
-    """A zoo name, or the stem of a self-describing checkpoint's path."""
+    """A name of the zoo, or the stem of a self-describing checkpoint's path."""
     if source.endswith(".safetensors"):
         return Path(source).stem
     lookup(source)

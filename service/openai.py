@@ -16,8 +16,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from embedder.errors import BadAudio, BadRequest, UnknownModel
+from embedder.outputs import Output
 from service import uploads
-from service.answers import Answer, Task
+from service.answers import Answer
 from service.errors import OPENAI_PREFIX, InvalidJSON
 from service.models import Served
 from service.negotiation import JSON
@@ -76,11 +77,11 @@ async def embeddings(request: Request) -> Response:
     service = service_of(request)
     service.check_ready()
     body = await _read(request, service.settings.max_inputs)
-    served = await service.models.get(body.model)
-    task = Task("embedding", taps=_taps(body.taps))
-    _check_size(served, task, body.dimensions)
+    served, output = await service.pipeline.ask(body.model, "embedding", taps=_taps(body.taps))
+    _check_size(served, output, body.dimensions)
     work = (
-        _embed(service.pipeline, i, text, body.model, task) for i, text in enumerate(body.input)
+        _embed(service.pipeline, index, text, served, output)
+        for index, text in enumerate(body.input)
     )
     answers = await uploads.unless_gone(request, _all(list(work)))
     pack = partial(_packed, served.model.name, answers, body.encoding_format)
@@ -124,10 +125,9 @@ def _taps(names: list[str] | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(tap.strip() for tap in ",".join(names).split(","))
 
 
-def _check_size(served: Served, task: Task, dimensions: int | None) -> None:
-    """Raise BadRequest unless the vectors have this size: they are never cut."""
-    taps = task.resolved(served).taps
-    sizes = served.model.tap_sizes
+def _check_size(served: Served, output: Output, dimensions: int | None) -> None:
+    """BadRequest unless the vectors have this size; they are never cut."""
+    taps, sizes = output.taps, served.model.tap_sizes
     size = sum(sizes[tap] for tap in taps)
     if dimensions not in (None, size):
         offered = ", ".join(f"{tap} {sizes[tap]}" for tap in sizes)
@@ -154,12 +154,12 @@ def audio_bytes(text: str) -> bytes:
 
 
 async def _embed(
-    pipeline: Pipeline, index: int, text: str, model: str | None, task: Task
+    pipeline: Pipeline, index: int, text: str, served: Served, output: Output
 ) -> Answer:
     try:
         long = len(text) > _ON_LOOP
         data = await asyncio.to_thread(audio_bytes, text) if long else audio_bytes(text)
-        return await pipeline.answer(data, model, task)
+        return await pipeline.answer(data, served, output)
     except BadAudio as error:
         raise type(error)(f"input[{index}]: {error}") from error
     except BadRequest as error:

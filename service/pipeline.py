@@ -1,4 +1,7 @@
-"""From an upload to an answer: cached, or decoded, cut into windows, batched and joined.
+"""From an upload to an answer: from the cache, or decoded, cut into windows, batched, collected.
+
+    ask ─ prepare ─ find ─┬─ the cache has it ──────────────────────────────────┬─ Answer
+                          └─ compute: decode ─ windows ─ batcher ─ collector ───┘
 
 Axes: S samples, n windows, W samples a window, D values.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncGenerator, Coroutine, Hashable
+from collections.abc import AsyncGenerator, Coroutine, Hashable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
@@ -20,9 +23,11 @@ from torch import Tensor
 
 from embedder.audio.decode import HTTP_LIMITS
 from embedder.errors import BadRequest
+from embedder.outputs import Kind, Name, Output
+from embedder.streams import output_of
 from embedder.windows import cut
 from service import cache
-from service.answers import Answer, CacheState, ResolvedTask, Task, Upload
+from service.answers import Answer, CacheState, Upload
 from service.batching import Request
 from service.budget import Budget, Cost
 from service.cache import Cache, Unavailable
@@ -31,7 +36,7 @@ from service.decoding import DecoderPool, decoder_version
 from service.errors import Overloaded
 from service.limits import Memory, Slots
 from service.metrics import Metrics
-from service.models import Models
+from service.models import Models, Served
 from service.off_loop import OffLoop
 from service.settings import Settings
 from service.singleflight import SingleFlight
@@ -39,13 +44,13 @@ from service.singleflight import SingleFlight
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
 _PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
 _SAMPLE_BYTES: Final = 4
-_SMALL_ANSWER: Final = 1 << 18  # of those, all slots together hold little
-# Longer, and clients that read slowly would keep those waiting who hold decoded audio.
+_SMALL_ANSWER: Final = 1 << 18  # bytes; all slots together hold little of such answers
+# With a longer wait, clients that read slowly would hold up requests that hold decoded audio.
 _ANSWER_SECONDS: Final = 5.0
 
 
 class Pipeline:
-    """All that requests share."""
+    """What all requests of a server share, and the road that each of them takes."""
 
     def __init__(self, settings: Settings, models: Models, store: Cache, metrics: Metrics) -> None:
         limits = replace(
@@ -69,30 +74,47 @@ class Pipeline:
         self._decoder = decoder_version(limits)
         self._single_flight: SingleFlight[Answer] = SingleFlight()
 
-    async def prepare(self, data: bytes, model: str | None, task: Task) -> Upload:
-        """Check what can be checked before any work is done."""
+    async def ask(
+        self,
+        model: str | None,
+        name: Name,
+        kind: Kind = "scene",
+        window_ms: float | None = None,
+        hop_ms: float | None = None,
+        taps: Iterable[str] | None = None,
+    ) -> tuple[Served, Output]:
+        """The model of this name, loaded if need be, and its output; None stands for defaults.
+
+        Raises
+        ------
+        UnknownModel, BadRequest, UnknownTap : there is no such model or output.
+        """
         served = await self.models.get(model)
         longest = self.settings.max_window_ms
-        if task.window_ms is not None and task.window_ms > longest:
-            raise BadRequest(f"window_ms is {task.window_ms:g}; choose up to {longest:g}")
+        if window_ms is not None and window_ms > longest:
+            raise BadRequest(f"window_ms is {window_ms:g}; choose up to {longest:g}")
+        return served, output_of(served.model, name, kind, window_ms, hop_ms, taps)
+
+    async def prepare(self, data: bytes, served: Served, output: Output) -> Upload:
+        """Where the cache has these bytes; nothing is computed yet."""
         if len(data) <= _HASH_ON_LOOP:
             fingerprint = cache.fingerprint(data)
         else:
             fingerprint = await asyncio.to_thread(cache.fingerprint, data)
         key = cache.upload_key(fingerprint, self._decoder, served.model.sample_rate)
-        return Upload(data, key, served, task.resolved(served))
+        return Upload(data, key, served, output)
 
-    async def answer(self, data: bytes, model: str | None, task: Task) -> Answer:
-        """From the cache, or computed."""
-        upload = await self.prepare(data, model, task)
-        found = await self.find(upload)
-        return found if isinstance(found, Answer) else await self.compute(upload, found)
+    async def answer(self, data: bytes, served: Served, output: Output) -> Answer:
+        """The answer, from the cache or computed."""
+        upload = await self.prepare(data, served, output)
+        known = await self.find(upload)
+        return known if isinstance(known, Answer) else await self.compute(upload, known)
 
     async def find(self, upload: Upload) -> Answer | CacheState:
-        """The answer from the cache, or how the cache did not have it."""
-        found = await self._find(upload)
-        self._metrics.lookup(found.cache if isinstance(found, Answer) else found)
-        return found
+        """The answer from the cache, or why there is none: a miss, or a cache that is away."""
+        known = await self._find(upload)
+        self._metrics.lookup(known.cache if isinstance(known, Answer) else known)
+        return known
 
     async def _find(self, upload: Upload) -> Answer | CacheState:
         try:
@@ -105,28 +127,29 @@ class Pipeline:
             return "bypass"
         if values is None:
             return "miss"
-        return Answer(upload.served, upload.task, values, samples, "hit")
+        return Answer(upload.served, upload.output, values, samples, "hit")
 
     async def _result(self, key: str, upload: Upload, samples: int) -> NDArray[np.float32] | None:
-        """What the cache has there, if it can be an answer; Unavailable if the cache is."""
+        """The values that the cache has there, if they can be an answer; it may be Unavailable."""
         values = cache.decode(await self.cache.get(key), self.settings.cache_value_bytes)
-        shape = upload.task.shape(samples, upload.served.model)
+        model = upload.served.model
+        shape = upload.output.shape(samples, model.tap_sizes, len(model.labels))
         if values is None or values.dtype != np.float32 or values.shape != shape:
             return None
         return values if np.isfinite(values).all() else None
 
     def check_room(self, upload: Upload) -> None:
-        """Overloaded at once, where `compute` would be after it has made its tasks."""
+        """Raise Overloaded now where `compute` would, but only after it has made its tasks."""
         if _flight(upload) not in self._single_flight:
             self.slots.check()
 
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
-        """The answer by decoding and inference; identical uploads at one time share one."""
+        """Decode and compute; identical uploads at the same time share the work."""
         return await self._single_flight.join(_flight(upload), lambda: self._compute(upload, state))
 
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
         rate = upload.served.model.sample_rate
-        # As much as this audio could take, until it is known how much it does.
+        # The most that this audio can take, until its length is known.
         most = round(self.settings.max_seconds * rate) * _SAMPLE_BYTES
         with (
             self.slots.take(),
@@ -136,7 +159,7 @@ class Pipeline:
             started = time.perf_counter()
             decoded = await self.decoders.decode(upload.data, rate, lambda: audio.wait(most))
             audio.keep(decoded.samples.nbytes)
-            cost = Cost.of(upload.task, decoded.samples.size, upload.served.model)
+            cost = Cost.of(upload.output, decoded.samples.size, upload.served.model)
             self._budget.check(cost)
             timings = {"decode": time.perf_counter() - started}
             key = _result_key(decoded.fingerprint, upload)
@@ -144,7 +167,7 @@ class Pipeline:
             if values is not None:
                 state = "hit"
             else:
-                width = upload.task.width(decoded.samples.size)
+                width = upload.output.width(decoded.samples.size)
                 request.arrived(cost.windows * width, width)
                 started = time.perf_counter()
                 values = await self._held(cost, self._infer(decoded.samples, upload, request))
@@ -153,12 +176,12 @@ class Pipeline:
         for stage, seconds in timings.items():
             self._metrics.stage(stage, seconds)
         samples = decoded.samples.size
-        return Answer(upload.served, upload.task, values, samples, state, timings)
+        return Answer(upload.served, upload.output, values, samples, state, timings)
 
     async def _known(
         self, key: str, upload: Upload, decoded: Decoded, state: CacheState
     ) -> NDArray[np.float32] | None:
-        """What the cache has of the same samples, which came in other bytes before."""
+        """The values of the same samples, if these came in other bytes before."""
         if state == "bypass":
             return None
         try:
@@ -172,30 +195,17 @@ class Pipeline:
     async def _infer(
         self, samples: NDArray[np.float32], upload: Upload, request: Request
     ) -> NDArray[np.float32]:
-        """[S] -> [D], [n, D] for timestamps, or [T, N] for events."""
-        task, rate = upload.task, upload.served.model.sample_rate
-        count = task.plan.n_windows(samples.size)
-        if task.asked.kind == "scene":
-            total: NDArray[np.float64] = np.zeros(1)
-            async with aclosing(_features(samples, upload, request)) as groups:
-                async for group in groups:
-                    total = total + group.sum(0, dtype=np.float64)
-            return (total / count).astype(np.float32)
-        rows: NDArray[np.float32] | None = None
-        first = 0
+        """[S] -> the values of the output."""
+        collector = upload.output.collector(samples.size)
         async with aclosing(_features(samples, upload, request)) as groups:
             async for group in groups:
-                if rows is None:  # made whole at once: to join parts would take their memory again
-                    rows = np.empty((count, *group.shape[1:]), np.float32)
-                rows[first : first + len(group)] = group
-                first += len(group)
-        assert rows is not None
-        return task.joined(rows, samples.size, rate)
+                collector.push(group)
+        return collector.finish()
 
     async def _held(
         self, cost: Cost, work: Coroutine[Any, Any, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """The result of the work, whose memory is counted until its last reader is done."""
+        """Do the work; the memory of its values is counted until their last reader is done."""
         if cost.bytes <= _SMALL_ANSWER:
             return await work
         try:
@@ -223,8 +233,8 @@ class Pipeline:
             self.cache.put(key, cache.encode(values))
 
     def _backlog_seconds(self) -> float:
-        """About how long all requests that are held take: decoders and network work at once."""
-        network = sum(one.batcher.backlog_seconds for one in self.models.loaded.values())
+        """About how long it takes to answer all requests: decoders and network work in parallel."""
+        network = sum(served.batcher.backlog_seconds for served in self.models.loaded.values())
         return max(self.decoders.backlog_seconds, network)
 
 
@@ -232,23 +242,23 @@ async def _features(
     samples: NDArray[np.float32], upload: Upload, request: Request
 ) -> AsyncGenerator[NDArray[np.float32], None]:
     """The joined features of a clip's windows [n, D], some windows at a time."""
-    batcher, taps = upload.served.batcher, upload.task.taps
-    async with aclosing(_windows(samples, upload.task, batcher.limits.max_samples)) as groups:
+    batcher, taps = upload.served.batcher, upload.output.taps
+    async with aclosing(_windows(samples, upload.output, batcher.limits.max_samples)) as groups:
         async for windows in groups:
             features = await request.submit(windows, taps)
             yield np.concatenate([features[tap] for tap in taps], axis=1)
 
 
 async def _windows(
-    samples: NDArray[np.float32], task: ResolvedTask, batch_samples: int
+    samples: NDArray[np.float32], output: Output, batch_samples: int
 ) -> AsyncGenerator[Tensor, None]:
     """The windows of a clip [S], some [n, W] at a time, each small enough for one batch."""
     wave = torch.from_numpy(samples)[None]
-    if task.whole(samples.size):
+    if output.whole(samples.size):
         yield wave
         return
     blocks = iter(torch.split(wave, batch_samples, dim=1))
-    steps = OffLoop(group[0] for group in cut(blocks, task.plan, batch_samples))
+    steps = OffLoop(group[0] for group in cut(blocks, output.plan, batch_samples))
     try:
         async for windows in steps:
             yield windows
@@ -257,10 +267,9 @@ async def _windows(
 
 
 def _flight(upload: Upload) -> Hashable:
-    return upload.key, upload.served.identity, upload.task
+    return upload.key, upload.served.identity, upload.output
 
 
 def _result_key(fingerprint: bytes, upload: Upload) -> str:
-    asked = upload.task.asked
-    task = (asked.output, asked.kind, asked.window_ms, asked.hop_ms, *upload.task.taps)
-    return cache.result_key(fingerprint, upload.served.identity, task)
+    asked = upload.output.key()
+    return cache.result_key(fingerprint, upload.served.identity, (*asked, *asked.values()))

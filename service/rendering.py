@@ -1,7 +1,7 @@
 """Answers as JSON, npy or npz.
 
-Long ones are made in threads and sent in pieces, each when the one before is on its way: no other
-request waits, and a client that reads slowly holds one piece and not the whole text.
+Long answers are made in threads and sent in pieces; a piece is made once the last is on its way. So
+no other request waits, and for a client that reads slowly we hold a piece and not the whole text.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _EVENTS_HEAD: Final = ("model", "seconds", "cached")
 
 
 def respond(answer: Answer, media_type: str, top_k: int) -> Response:
-    """The answer in one of our formats."""
+    """The answer as JSON, npy or npz; `top_k` is how many tags JSON has."""
     long = answer.values.size > PIECE_VALUES
     if media_type == NPY:
         return _response(answer, NPY, _npy(answer.values), long)
     if media_type == NPZ:
         return _response(answer, NPZ, _npz(answer), long)
-    if answer.task.asked.output == "tags":
+    if answer.output.name == "tags":
         top_k = min(top_k, answer.values.shape[-1])
         windows = 1 if answer.values.ndim == 1 else len(answer.values)
         return _response(answer, JSON, _tags(answer, top_k), windows * top_k > PIECE_TAGS)
@@ -49,7 +49,7 @@ def respond(answer: Answer, media_type: str, top_k: int) -> Response:
 
 
 async def respond_events(answer: Answer, media_type: str, rules: EventRules) -> Response:
-    """The events as JSON; as npy or npz the probabilities [T, N] that they are made of."""
+    """The events as JSON, or as npy or npz the probabilities [T, N] that events are made of."""
     if media_type != JSON:
         return respond(answer, media_type, top_k=0)
     events = await asyncio.to_thread(find_events, answer, rules)
@@ -64,13 +64,13 @@ async def respond_events(answer: Answer, media_type: str, rules: EventRules) -> 
 def find_events(answer: Answer, rules: EventRules) -> list[Event]:
     """The events by onset; TooMuchWork as soon as they, or their medians, are too many."""
     finder = EventFinder(rules)
-    found: list[Event] = []
+    events: list[Event] = []
     for first in range(0, len(answer.values), PIECE_FRAMES):
-        found += finder.push(answer.values[first : first + PIECE_FRAMES])
-        _check_events(len(found), finder.compared)
-    found += finder.finish(answer.seconds)
-    _check_events(len(found), finder.compared)
-    return in_order(found)
+        events += finder.push(answer.values[first : first + PIECE_FRAMES])
+        _check_events(len(events), finder.compared)
+    events += finder.finish(answer.seconds)
+    _check_events(len(events), finder.compared)
+    return in_order(events)
 
 
 def _check_events(count: int, compared: int) -> None:
@@ -91,18 +91,18 @@ def _response(answer: Answer, media_type: str, pieces: Pieces, long: bool) -> Re
 
 
 def _head(answer: Answer) -> dict[str, Any]:
-    asked = answer.task.asked
+    output = answer.output
     head: dict[str, Any] = {
         "model": answer.served.model.name,
-        "kind": asked.kind,
+        "kind": output.kind,
         "seconds": answer.seconds,
         "cached": answer.cache == "hit",
     }
-    if asked.output == "embedding":
+    if output.name == "embedding":
         head["size"] = answer.values.shape[-1]
-    if asked.kind == "timestamps":
-        head |= {"window_ms": asked.window_ms, "hop_ms": asked.hop_ms}
-        if asked.output == "embedding":
+    if output.kind == "timestamps":
+        head |= {"window_ms": output.window_ms, "hop_ms": output.hop_ms}
+        if output.name == "embedding":
             head["timestamps_ms"] = answer.ms
     return head
 
@@ -117,7 +117,7 @@ def _embedding(answer: Answer) -> Pieces:
 
 def _tags(answer: Answer, top_k: int) -> Pieces:
     labels = answer.served.model.labels
-    if answer.task.asked.kind == "scene":
+    if answer.output.kind == "scene":
         pieces = iter([_dump(top_tags(answer.values, labels, top_k))[1:-1]])
         return _listing(_head(answer), "tags", pieces)
     step = max(1, PIECE_TAGS // top_k)
@@ -125,8 +125,8 @@ def _tags(answer: Answer, top_k: int) -> Pieces:
 
     def windows(first: int) -> bytes:
         rows = zip(ms[first : first + step], answer.values[first : first + step], strict=True)
-        found = [{"ms": centre, "tags": top_tags(row, labels, top_k)} for centre, row in rows]
-        return _dump(found)[1:-1]
+        tags = [{"ms": centre, "tags": top_tags(row, labels, top_k)} for centre, row in rows]
+        return _dump(tags)[1:-1]
 
     return _listing(_head(answer), "windows", map(windows, range(0, len(ms), step)))
 
@@ -163,11 +163,11 @@ def _npy(array: NDArray[Any]) -> Pieces:
 
 
 def _npz(answer: Answer) -> Pieces:
-    """What np.savez writes, as it is written."""
-    asked = answer.task.asked
-    name: str = "probabilities" if asked.output == "events" else asked.output
+    """The bytes that np.savez writes, in pieces."""
+    output = answer.output
+    name: str = "probabilities" if output.name == "events" else output.name
     arrays: dict[str, NDArray[Any]] = {name: answer.values}
-    if asked.kind == "timestamps":
+    if output.kind == "timestamps":
         arrays["timestamps_ms"] = answer.ms
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, Final, TypeAlias
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from embedder.errors import BadRequest
 from embedder.events.finder import EventRules
+from embedder.outputs import Kind, Name, Output
 from service import rendering, uploads
-from service.answers import Answer, Task, Upload
+from service.answers import Answer, Upload
 from service.middleware import TIMINGS
+from service.models import Served
 from service.negotiation import NPY, NPZ, best_format
 from service.openapi import ERRORS
 from service.schemas import (
@@ -25,6 +29,8 @@ from service.schemas import (
     TimestampsQuery,
 )
 from service.state import require_key, service_of
+
+Ask: TypeAlias = Callable[[], Awaitable[tuple[Served, Output]]]  # `Pipeline.ask` of some request
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
@@ -69,8 +75,7 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
 
     npy has the array alone ([D], or [T, D]); npz has `embedding` and `timestamps_ms`.
     """
-    task = Task("embedding", query.kind, query.window_ms, query.hop_ms, _taps(query.taps))
-    return await _answer(request, query, task)
+    return await _answer(request, query, "embedding", query.kind, taps=_taps(query.taps))
 
 
 @router.post(
@@ -81,9 +86,8 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
     tags=["audio"],
 )
 async def timestamps(request: Request, query: Annotated[TimestampsQuery, Query()]) -> Response:
-    """Do the same as `/embed?kind=timestamps`: by default windows of 160 ms every 50 ms."""
-    task = Task("embedding", "timestamps", query.window_ms, query.hop_ms, _taps(query.taps))
-    return await _answer(request, query, task)
+    """`/embed?kind=timestamps`: by default windows of 160 ms every 50 ms."""
+    return await _answer(request, query, "embedding", "timestamps", taps=_taps(query.taps))
 
 
 @router.post(
@@ -94,8 +98,7 @@ async def tags(request: Request, query: Annotated[TagsQuery, Query()]) -> Respon
 
     npy and npz have the probabilities of all labels, in the model's order.
     """
-    task = Task("tags", query.kind, query.window_ms, query.hop_ms)
-    return await _answer(request, query, task, query.top_k)
+    return await _answer(request, query, "tags", query.kind, query.top_k)
 
 
 @router.post(
@@ -110,7 +113,8 @@ async def events(request: Request, query: Annotated[EventsQuery, Query()]) -> Re
 
     npy and npz have the probabilities of all labels in frames of 40 ms, before the filter.
     """
-    media_type, upload = await _prepared(request, query, Task("events"))
+    ask = partial(service_of(request).pipeline.ask, query.model, "events", "timestamps")
+    media_type, upload = await _prepared(request, query, ask)
     rules = EventRules.of(
         upload.served.model.labels,
         query.threshold,
@@ -122,13 +126,22 @@ async def events(request: Request, query: Annotated[EventsQuery, Query()]) -> Re
     return await rendering.respond_events(answer, media_type, rules)
 
 
-async def _answer(request: Request, query: AudioQuery, task: Task, top_k: int = 0) -> Response:
-    media_type, upload = await _prepared(request, query, task)
+async def _answer(
+    request: Request,
+    query: AudioQuery,
+    name: Name,
+    kind: Kind,
+    top_k: int = 0,
+    taps: tuple[str, ...] | None = None,
+) -> Response:
+    options = (name, kind, query.window_ms, query.hop_ms, taps)
+    ask = partial(service_of(request).pipeline.ask, query.model, *options)
+    media_type, upload = await _prepared(request, query, ask)
     return rendering.respond(await _computed(request, upload), media_type, top_k)
 
 
 async def _prepared(
-    request: Request, query: AudioQuery | EventsQuery, task: Task
+    request: Request, query: AudioQuery | EventsQuery, ask: Ask
 ) -> tuple[str, Upload]:
     """Return the media type of the answer, and the upload together with its task."""
     service = service_of(request)
@@ -136,9 +149,9 @@ async def _prepared(
     # Several headers are one list (RFC 9110, section 5.3).
     media_type = best_format(", ".join(request.headers.getlist("accept")))
     data = await uploads.read(request, frozenset(type(query).model_fields))
-    if task.output == "events":
+    if isinstance(query, EventsQuery):
         await service.check_detects(query.model)
-    return media_type, await service.pipeline.prepare(data, query.model, task)
+    return media_type, await service.pipeline.prepare(data, *await ask())
 
 
 async def _computed(request: Request, upload: Upload) -> Answer:

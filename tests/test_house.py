@@ -72,10 +72,23 @@ def test_no_function_is_longer_than_a_screen() -> None:
 def test_the_public_names_are_these() -> None:
     assert embedder.__all__ == [
         "MODELS",
+        "AudioBlocks",
         "AudioEmbedder",
+        "AudioTooLarge",
+        "BadAudio",
+        "BadRequest",
+        "DownloadFailed",
         "EmbedderError",
+        "Event",
         "Timestamps",
+        "UnknownModel",
+        "UnknownTap",
+        "UnsupportedAudio",
+        "WeightsError",
+        "WeightsMismatch",
+        "WeightsNotFound",
         "__version__",
+        "embed_files",
         "load_audio",
         "stream_audio",
     ]

@@ -91,7 +91,7 @@ def run_page(page: str, shell: Shell, slow: bool) -> int:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", ["README.md", "cli.md", "service.md", "training.md"])
+@pytest.mark.parametrize("page", ["README.md", "cli.md", "python.md", "service.md", "training.md"])
 def test_the_samples_of_a_page_run(page: str, shell: Shell) -> None:
     assert run_page(page, shell, slow=False)
 

@@ -1,18 +1,18 @@
 """Embed many files into one table, surviving whatever happens on the way.
 
-    paths ─ prefetch ─ blocks ─┬─ short clips of equal length together ─┬─ rows ─ parts ─ table
-                               └─ long ones as a stream ────────────────┘
+    paths ─ decoders ─ blocks ─┬─ short clips of equal length together ─┬─ rows ─ parts ─ table
+                               └─ long clips block by block ────────────┘
 
 Finished rows go into parts, OUTPUT.parts/*.parquet, each of which appears whole or not at all.
-A job that was killed goes on with the files that no part has, or that have changed since; the last
-step makes the table of the parts and moves it into place. So no row is lost or there twice,
-whenever the end comes.
+A job that was killed goes on with the files that no part has, or that have changed since. The last
+step makes the table of the parts and moves it into place. So no row is lost, and none is there
+twice, at whatever moment a job ends.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -29,12 +29,13 @@ from embedder.audio.decode import Samples
 from embedder.bulk.inputs import Stamp, printable
 from embedder.bulk.parts import Existing, OpenPart, Parts
 from embedder.bulk.tables import ROW_GROUP_BYTES, RowFormat, noted
-from embedder.defaults import SCENE_HOP_MS, SCENE_WINDOW_MS, TIMESTAMP_HOP_MS, TIMESTAMP_WINDOW_MS
 from embedder.errors import EmbedderError
 from embedder.identity import identity
 from embedder.model import AudioEmbedder
+from embedder.outputs import Kind, Output
+from embedder.streams import output_of
 from embedder.version import __version__
-from embedder.windows import BATCH_SAMPLES, WAITING_SAMPLES, scene_plan, timestamp_plan
+from embedder.waveforms import AudioBlocks, ByLength, Clock
 
 # A part is saved at whichever comes first; a kill costs the work since then.
 PART_FILES: Final = 256
@@ -47,35 +48,22 @@ OnNote: TypeAlias = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class BulkOptions:
-    """What to compute of each file, and how."""
+    """What to compute for each file, and how."""
 
     timestamps: bool = False
     window_ms: float | None = None  # None: the default of the kind
     hop_ms: float | None = None
-    workers: int = 1  # that decode
+    workers: int = 1  # processes that decode
 
-    @property
-    def windows(self) -> tuple[float, float]:
-        """Window and hop in milliseconds."""
-        window, hop = SCENE_WINDOW_MS, SCENE_HOP_MS
-        if self.timestamps:
-            window, hop = TIMESTAMP_WINDOW_MS, TIMESTAMP_HOP_MS
-        window = window if self.window_ms is None else self.window_ms
-        return window, hop if self.hop_ms is None else self.hop_ms
+    def output(self, model: AudioEmbedder) -> Output:
+        """What is asked of every file; BadRequest for windows that make no sense."""
+        kind: Kind = "timestamps" if self.timestamps else "scene"
+        return output_of(model, "embedding", kind, self.window_ms, self.hop_ms)
 
 
 def row_format(model: AudioEmbedder, options: BulkOptions) -> RowFormat:
-    """The columns of a job, and the fingerprint by which it is known again."""
-    window_ms, hop_ms = options.windows
-    about = {
-        "kind": "timestamps" if options.timestamps else "scene",
-        "taps": list(model.taps),
-        "window_ms": window_ms,
-        "hop_ms": hop_ms,
-        "sample_rate": model.sample_rate,
-        "version": __version__,
-        **identity(model),
-    }
+    """The columns of a job, and all that decides its numbers: a job goes on only with the same."""
+    about = {**options.output(model).key(), "version": __version__, **identity(model)}
     return RowFormat(about, model.scene_embedding_size, options.timestamps)
 
 
@@ -91,18 +79,16 @@ def embed_files(
 ) -> None:
     """Embed files into the table `output`.
 
-    A file whose audio is at fault fails alone, as a row. `on_file` is told of each once it is
-    done, with its error if it failed; with `existing="resume"` first of those done before, unless
-    they have changed since: these are embedded anew. `on_note` is told what is missing of files
-    that did not fail. `name_of` gives what the table calls a path.
-    Whatever ends this early, even SIGKILL, the finished parts are there to resume.
+    A file whose audio is at fault fails alone, as a row. `on_file` is called with the name of each
+    file once it is done, and with its error or None. With `existing="resume"` it is first called
+    for the files that were done before; those that have changed since are embedded anew.
+    `on_note` is called with what is missing of a file that did not fail. `name_of` gives the name
+    of a path in the table. Whatever ends this early, even SIGKILL, finished parts can be resumed.
 
     Raises
     ------
     BadRequest : the output is there already, was begun with other options, or cannot be.
     """
-    make_plan = timestamp_plan if options.timestamps else scene_plan
-    make_plan(model.sample_rate, *options.windows)  # refuses windows that make no sense
     with closing(Parts(output, row_format(model, options), existing)) as parts:
         names = {path: name_of(path) for path in paths}
         stamps = {name: Stamp.of(path) for path, name in names.items()}
@@ -116,12 +102,12 @@ def embed_files(
 
 
 def _changed(parts: Parts, name: str, now: Stamp | None) -> bool:
-    """Whether a finished file is another one now; one that has gone since stays finished."""
+    """Whether a finished file has changed since; a file that is no longer there has not."""
     return now is not None and now != parts.stamps[name] and now.bytes is not None
 
 
 @dataclass(frozen=True, slots=True)
-class _Clip:
+class _Waiting:
     """A decoded clip that waits for others of its length."""
 
     index: int
@@ -131,7 +117,7 @@ class _Clip:
 
 
 class _Job:
-    """What is between decoded files and parts: clips that wait, and rows not yet saved."""
+    """A job under way: it holds the clips that wait, and the rows that are not saved yet."""
 
     def __init__(
         self,
@@ -145,12 +131,12 @@ class _Job:
         self._model = model
         self._parts = parts
         self._options = options
-        self._window_ms, self._hop_ms = options.windows
+        self._output = options.output(model)
         self._stamps = stamps
         self._on_file = on_file
         self._on_note = on_note
-        self._waiting: dict[int, list[_Clip]] = {}  # by length in samples
-        self._rows: dict[int, list[pa.Table]] = {}  # by the file's place among all
+        self._waiting: ByLength[_Waiting] = ByLength()
+        self._rows: dict[int, list[pa.Table]] = {}  # by the file's number among all
         self._row_bytes = 0
         self._saved = time.monotonic()
 
@@ -167,7 +153,7 @@ class _Job:
                 self._save()  # whatever happened, these rows are finished
 
     def _take(self, index: int, path: str, blocks: Blocks) -> None:
-        """Embed one file, at once or when enough of its length have come."""
+        """Embed a file, or let it wait for others of its length."""
         try:
             if self._options.timestamps:
                 self._timestamps(index, path, blocks)
@@ -175,11 +161,8 @@ class _Job:
                 self._scene(index, path, blocks)
         except EmbedderError as error:
             self._fail(index, path, error)
-        n_waiting = sum(map(len, self._waiting.values()))
-        if sum(n * len(clips) for n, clips in self._waiting.items()) >= WAITING_SAMPLES:
-            self._run_waiting()
         if (
-            n_waiting + len(self._rows) >= PART_FILES
+            len(self._waiting) + len(self._rows) >= PART_FILES
             or self._row_bytes >= PART_BYTES
             or time.monotonic() - self._saved >= PART_SECONDS
         ):
@@ -188,8 +171,8 @@ class _Job:
 
     def _run_waiting(self) -> None:
         """Embed every clip that waits."""
-        while self._waiting:
-            self._scene_batch(self._waiting.popitem()[1])
+        for clips in self._waiting.rest():
+            self._scene_batch(clips)
 
     def _save(self) -> None:
         """Write the finished rows as a part, in the order of the files."""
@@ -204,26 +187,23 @@ class _Job:
     def _scene(self, index: int, path: str, blocks: Blocks) -> None:
         first, second = next(blocks), next(blocks, None)
         if second is not None:
-            counted = _Counted(chain((first, second), blocks))
-            vector = self._model.scene_stream(
-                counted, window_ms=self._window_ms, hop_ms=self._hop_ms
-            )
-            self._finish_scene(index, path, counted.samples, vector, blocks.note)
+            clock = Clock(chain((first, second), blocks))
+            vector = self._model.answer(AudioBlocks(clock), self._output)
+            self._finish_scene(index, path, clock.samples, vector, blocks.note)
             return
-        clips = self._waiting.setdefault(first.size, [])
-        clips.append(_Clip(index, path, first, blocks.note))
-        if len(clips) * first.size >= BATCH_SAMPLES:
-            self._scene_batch(self._waiting.pop(first.size))
+        clip = _Waiting(index, path, first, blocks.note)
+        for clips in self._waiting.add(clip, first.size):
+            self._scene_batch(clips)
 
-    def _scene_batch(self, clips: Sequence[_Clip]) -> None:
+    def _scene_batch(self, clips: Sequence[_Waiting]) -> None:
         waves = np.stack([clip.samples for clip in clips])
         try:
-            vectors = self._model.scene(waves, window_ms=self._window_ms, hop_ms=self._hop_ms)
+            vectors = self._model.answer(waves, self._output)
         except EmbedderError as error:
             if len(clips) == 1:
                 self._fail(clips[0].index, clips[0].path, error)
             else:
-                for clip in clips:  # only those at fault fail
+                for clip in clips:  # again alone, so that only those at fault fail
                     self._scene_batch([clip])
             return
         for clip, vector in zip(clips, vectors[:, None], strict=True):
@@ -240,13 +220,11 @@ class _Job:
         return self._parts.format.rows(path, self._stamps[path], where, values)
 
     def _timestamps(self, index: int, path: str, blocks: Blocks) -> None:
-        """Rows of a short file are kept; those of a long one go to a part of its own."""
+        """Embed a file with timestamps; the rows of a long file go to a part of its own."""
         part: OpenPart | None = None
         rows: list[pa.Table] = []
         try:
-            for vectors, ms in self._model.timestamps_stream(
-                blocks, window_ms=self._window_ms, hop_ms=self._hop_ms
-            ):
+            for vectors, ms in self._model.pieces(blocks, self._output):
                 if _size(rows) >= PART_BYTES:
                     if part is None:
                         self._save()
@@ -282,16 +260,3 @@ class _Job:
 
 def _size(rows: Iterable[pa.Table]) -> int:
     return sum(table.nbytes for table in rows)
-
-
-class _Counted(Iterator[Samples]):
-    """Blocks as they come, counted."""
-
-    def __init__(self, blocks: Iterator[Samples]) -> None:
-        self._blocks = blocks
-        self.samples = 0
-
-    def __next__(self) -> Samples:
-        block = next(self._blocks)
-        self.samples += block.size
-        return block

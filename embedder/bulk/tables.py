@@ -110,6 +110,15 @@ def batches(parts: Sequence[Path], columns: Sequence[str] | None = None) -> Iter
                 yield pa.Table.from_batches([batch])
 
 
+def plain_rows(names: Sequence[str], parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """The named columns of every row; `embedding` is an array [size], or None with an error."""
+    for table in batches(parts):
+        rows = table.drop_columns("embedding").to_pylist()
+        for row, vector in zip(rows, _vectors(table["embedding"]), strict=True):
+            embedding = vector if row["error"] is None else None
+            yield {name: row.get(name, embedding) for name in names}
+
+
 def write_parquet(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
     """Write a Parquet file, in row groups of about ROW_GROUP_BYTES."""
     with parquet_writer(target, schema) as writer:
@@ -129,12 +138,8 @@ def write_jsonl(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:
     """Write one JSON object a line, for each row; missing values are null."""
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     with target.open("wb") as file:
-        for table in batches(parts):
-            rows = table.drop_columns("embedding").to_pylist()
-            for row, vector in zip(rows, _vectors(table["embedding"]), strict=True):
-                embedding = vector if row["error"] is None else None
-                ordered = {name: row.get(name, embedding) for name in schema.names}
-                file.write(orjson.dumps(ordered, option=options))
+        for row in plain_rows(schema.names, parts):
+            file.write(orjson.dumps(row, option=options))
 
 
 def write_csv(target: Path, schema: pa.Schema, parts: Sequence[Path]) -> None:

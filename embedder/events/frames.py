@@ -6,11 +6,9 @@ N labels. A frame covers 40 ms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,62 +19,13 @@ from embedder.labels import strong_labels
 from embedder.zoo import MODELS, FrameMNConfig, ModelSpec
 
 
-@dataclass(frozen=True, slots=True)
-class FrameProbabilities:
-    """The probability of every label in every frame; it unpacks as a pair.
-
-    `values` are float32 [B, T, N] in [0, 1]; `ms` are the centres of the frames in milliseconds,
-    float64 [B, T].
-    """
-
-    values: Tensor
-    ms: Tensor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.values, self.ms))
-
-
-class Clock(Iterator[Tensor]):
-    """Passes blocks [B, s] on as they come, and measures the clips' length so far."""
-
-    def __init__(self, blocks: Iterable[Tensor], sample_rate: int) -> None:
-        self._blocks = iter(blocks)
-        self._sample_rate = sample_rate
-        self.samples = 0
-
-    def __next__(self) -> Tensor:
-        block = next(self._blocks)
-        self.samples += block.shape[1]
-        return block
-
-    @property
-    def seconds(self) -> float:
-        """Length of each clip so far."""
-        return self.samples / self._sample_rate
-
-    @property
-    def frames(self) -> int:
-        """Frames of each clip so far."""
-        return n_frames(self.samples, self._sample_rate)
-
-
-def joined(chunks: Iterable[Tensor], clock: Clock) -> Iterator[FrameProbabilities]:
-    """Probabilities of chunks [B, n, t, N] -> those of frames, without frames after the clips' end.
-
-    The chunks are those of the blocks that the clock passes on.
-    """
-    first = 0
-    for chunk in chunks:
-        values = chunk.flatten(1, 2)[:, : clock.frames - first]  # B n t N -> B T N
-        ms = torch.from_numpy(frame_ms(values.shape[1], first)).expand(len(values), -1)
-        yield FrameProbabilities(values, ms.to(values.device))
-        first += values.shape[1]
-
-
 def find_events(
-    pieces: Iterable[FrameProbabilities], rules: EventRules, clock: Clock
+    pieces: Iterable[Iterable[Tensor]], rules: EventRules, seconds: Callable[[], float]
 ) -> list[list[Event]]:
-    """The events of each clip, by onset, in the frames of the blocks that the clock passes on."""
+    """The events of each clip, by onset, from pieces of (probabilities [B, T, N], ms [B, T]).
+
+    `seconds` is asked for the length of the clips once all pieces have come.
+    """
     finders: list[EventFinder] = []
     by_clip: list[list[Event]] = []
     for values, _ in pieces:
@@ -85,7 +34,7 @@ def find_events(
         for finder, events, frames in zip(finders, by_clip, values.cpu().numpy(), strict=True):
             events += finder.push(frames)
     for finder, events in zip(finders, by_clip, strict=True):
-        events += finder.finish(clock.seconds)
+        events += finder.finish(seconds())
     return [in_order(events) for events in by_clip]
 
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from torch import Tensor, nn
 
+from embedder.networks.backbone import Backbone
 from embedder.networks.blocks import BlockConfig
 from embedder.networks.mn import (
     LAST_FACTOR,
@@ -77,7 +78,7 @@ class FrameLogits(NamedTuple):
     weak: Tensor  # B N
 
 
-class FrameMN(nn.Module):
+class FrameMN(Backbone):
     """A frame-wise MN with its sequence model and heads."""
 
     def __init__(self, config: FrameMNConfig) -> None:

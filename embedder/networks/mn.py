@@ -13,6 +13,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from torch import Tensor, nn
 
+from embedder.networks.backbone import Backbone
 from embedder.networks.blocks import (
     Activation,
     BlockConfig,
@@ -156,7 +157,7 @@ def se_sizes(blocks: Sequence[BlockConfig]) -> dict[str, int]:
     }
 
 
-class ClassifiedStages(TappedStages):
+class ClassifiedStages(TappedStages, Backbone):
     """Stages and a head, which gives the clip's logits and features of its own."""
 
     classifier: nn.Module

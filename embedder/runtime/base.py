@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from embedder.frontend import MEL, LogMel
-from embedder.networks import Backbone
+from embedder.networks.backbone import Backbone
 
 
 class Engine(Protocol):

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from embedder.networks import Backbone
+from embedder.networks.backbone import Backbone
 from embedder.networks.frame_mn import FrameMN
 from embedder.runtime.base import EngineInput, features_of, joined, outputs_of
 from embedder.runtime.folding import folded

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from embedder.networks import Backbone
+from embedder.networks.backbone import Backbone
 from embedder.networks.context import ContextGenerator
 from embedder.networks.dymn import DynamicBlock
 
@@ -24,7 +24,6 @@ def folded(backbone: Backbone) -> Backbone:
                 _fold_sequence(module)
             elif isinstance(module, DynamicBlock | ContextGenerator):
                 module.fold_norms()
-        assert isinstance(network, nn.Module)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.requires_grad_(False)
 

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
 from embedder.frontend import LogMel
-from embedder.networks import Backbone
+from embedder.networks.backbone import Backbone
 from embedder.runtime import create
 from embedder.runtime.base import Engine, EngineInput
 from embedder.runtime.forks import ProcessLock, in_child, never_free

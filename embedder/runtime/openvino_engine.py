@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedder.checkpoints import cache_dir
+from embedder.identity import numbers
 from embedder.networks.dymn import DyMN
 from embedder.process import keep_freed_memory, threads
 from embedder.runtime import network_cache
@@ -253,10 +253,11 @@ class OpenVINOEngine:
 
         Precision and threads are not part of it: they are chosen when the network is compiled.
         """
-        versions = (__version__, CONVERSION, openvino.__version__, torch.__version__)
         network = self._network
-        front_end = (asdict(network.frontend.config), network.frames)
-        key = json.dumps((network.identity, front_end, versions, graph, KERNELS))
+        versions = (__version__, CONVERSION, openvino.__version__, torch.__version__)
+        kind, front_end = type(network.backbone).__qualname__, network.frontend.config
+        identity = numbers(network.identity, front_end, kind, f"openvino {versions}")
+        key = json.dumps((identity, network.frames, graph, KERNELS))
         digest = hashlib.sha256(key.encode()).hexdigest()[:32]
         return cache_dir() / "openvino" / digest
 

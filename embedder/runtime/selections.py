@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from embedder.networks import Backbone
+from embedder.networks.backbone import Backbone
 from embedder.networks.frame_mn import STRONG, FrameMN
 from embedder.runtime.base import backbone_names
 

@@ -72,6 +72,7 @@ class HearJob:
             "module": candidate.module,
             "options": dict(candidate.options),
             "state_sha256": self.model.state_sha256,
+            "identity": dict(self.model.identity),
             "task": self.task.name,
             "task_sha256": self.task.fingerprint(),
             "sample_rate": self.model.sample_rate,

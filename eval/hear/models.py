@@ -45,7 +45,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A candidate, and what its model says of itself when it is loaded inside the kit."""
+    """A candidate as it is when loaded inside the kit.
+
+    `identity` is all that decides its numbers, if it is one of our models.
+    """
 
     candidate: Candidate
     sample_rate: int
@@ -53,6 +56,7 @@ class Described:
     timestamp_embedding_size: int
     parameters: int
     state_sha256: str
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 def candidate(text: str, options: Mapping[str, Any] | None = None) -> Candidate:

@@ -207,6 +207,7 @@ def describe(module: str, arguments: list[str], options: Mapping[str, Any]) -> N
         "timestamp_embedding_size": model.timestamp_embedding_size,
         "parameters": sum(tensor.numel() for tensor in model.parameters()),
         "state_sha256": digest.hexdigest(),
+        "identity": model.identity if module == "hear_api" else {},
     }
     sys.stdout.write(f"{json.dumps(facts)}\n")
 

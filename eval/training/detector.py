@@ -118,7 +118,7 @@ class DetectorTraining:
         self.embedder, self.lessons, self.config = detector, lessons, config
         self.held_out = held_out
         self.model: nn.Module = detector.backbone
-        self.model.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.model.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.backbone_peak == 0:
             self.model.model.requires_grad_(False)
         rate = detector.sample_rate

@@ -22,7 +22,7 @@ from torch.nn import functional
 from embedder import checkpoints
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
-from embedder.networks.dymn import TemperatureSchedule
+from embedder.networks.dymn import DyMN, TemperatureSchedule
 from embedder.zoo import DyMNConfig, NetworkConfig
 from eval.data.labelled import Waves
 from eval.scores.metrics import Metrics, mean_average_precision
@@ -194,5 +194,8 @@ def save_student(path: Path, student: AudioEmbedder) -> None:
     """
     spec, network = student.spec, student.spec.network
     if isinstance(network, DyMNConfig) and network.dynamic_conv:
-        spec = replace(spec, network=replace(network, temperature=student.backbone.temperature))
+        assert isinstance(student.backbone, DyMN)
+        temperature = student.backbone.temperature
+        assert temperature is not None  # with dynamic convolution there is one
+        spec = replace(spec, network=replace(network, temperature=temperature))
     checkpoints.save(path, spec, student.backbone.state_dict(), student.labels, half=True)

@@ -22,8 +22,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from embedder.model import AudioEmbedder
+from embedder.networks.backbone import Backbone
 from embedder.networks.blocks import ConvNormActivation, InvertedResidual
-from embedder.networks.mn import MN
 from eval.data.mixing import Mixer
 from eval.scores.metrics import Metrics
 
@@ -64,8 +64,8 @@ class FeatureDistillation:
 
     def __init__(
         self,
-        student: MN,
-        teacher: MN,
+        student: Backbone,
+        teacher: Backbone,
         mixer: Mixer,
         config: FeatureConfig,
         evaluate: Callable[[nn.Module], Metrics],
@@ -225,7 +225,7 @@ def _freeze_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def _fused(teacher: MN) -> MN:
+def _fused(teacher: Backbone) -> Backbone:
     """Return a copy for inference, whose BatchNorms are folded into the convolutions."""
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     for module in teacher.modules():

@@ -61,7 +61,7 @@ class Finetune:
         self.embedder = with_labels(base, train.labels, config.seed)
         self.model: nn.Module = self.embedder.backbone
         # This memory format is a third faster on a CPU.
-        self.model.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.model.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rate = self.embedder.sample_rate
         self._waves = train.waves(rate)
         self._test_waves = test.waves(rate)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embedder.networks.mn import MN
+from embedder.networks.backbone import Backbone
 from eval.data.corpus import Corpus, to_log_mel
 from eval.scores.metrics import Metrics, centred_cosine, mean_average_precision, relative_error
 from eval.training.distill import top_labels
@@ -44,14 +44,14 @@ class HeldOut:
     `mels` are log-mels [N, M, F], as from `crops`.
     """
 
-    def __init__(self, teacher: MN, mels: Tensor, taps: Sequence[str] = TAPS) -> None:
+    def __init__(self, teacher: Backbone, mels: Tensor, taps: Sequence[str] = TAPS) -> None:
         self.mels, self.taps = mels, tuple(taps)
         self.targets = self.features(teacher.eval())
 
     @torch.inference_mode()
     def features(self, network: nn.Module) -> dict[str, NDArray[np.float32]]:
         """Return {tap: [N, D]} of a network in eval mode."""
-        assert isinstance(network, MN)
+        assert isinstance(network, Backbone)
         device = next(network.parameters()).device
         batches = (mel.to(device) for mel in torch.split(self.mels, BATCH))
         parts = [network.features_by_name(mel, self.taps) for mel in batches]

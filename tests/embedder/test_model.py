@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -161,3 +162,50 @@ def test_unknown_names_list_the_choices(model: AudioEmbedder) -> None:
 def test_the_network_is_in_eval_mode_and_frozen(model: AudioEmbedder) -> None:
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("seconds", [0.0002, 1.0, 11.0])
+def test_the_module_itself_gives_the_scene(model: AudioEmbedder, seconds: float) -> None:
+    clips = noise(int(seconds * RATE), clips=2)
+    assert distance(model(clips), model.scene(clips)) <= 1e-5
+    assert torch.equal(model(clips[0]), model(clips[:1]))
+    with pytest.raises(BadAudio, match="mono"):
+        model(clips[None])
+
+
+@pytest.mark.parametrize("name", ["mn01_as", "fmn04_strong"])
+@pytest.mark.parametrize("seconds", [0.01, 0.3])
+def test_gradients_reach_the_waveform(name: str, seconds: float) -> None:
+    torch.manual_seed(0)
+    model = AudioEmbedder.build(name)
+    wave = noise(int(seconds * model.sample_rate)).requires_grad_()
+    weights = torch.rand(model.scene_embedding_size)
+
+    def loss(audio: Tensor) -> Tensor:
+        return (model(audio) @ weights).sum()
+
+    (gradient,) = torch.autograd.grad(loss(wave), wave)
+    length = float(gradient.norm())
+    assert math.isfinite(length)
+    step = 1e-3 * gradient / length
+    with torch.no_grad():
+        slope = float(loss(wave + step) - loss(wave - step)) / 2e-3
+    assert slope == pytest.approx(length, rel=0.05)
+
+
+def test_gradients_reach_the_weights_that_require_them(model: AudioEmbedder) -> None:
+    clips = noise(RATE // 2, clips=2)
+    assert not model(clips).requires_grad
+    trained = copy.deepcopy(model).requires_grad_()
+    trained(clips).square().sum().backward()
+    gradients = {
+        name: parameter.grad
+        for name, parameter in trained.backbone.named_parameters()
+        if name.startswith("features") and not name.startswith("features.16")
+    }
+    assert gradients
+    for name, gradient in gradients.items():
+        assert gradient is not None, name
+        assert gradient.isfinite().all(), name
+    assert gradients["features.0.0.weight"].norm() > 0
+    assert not trained.scene(clips).requires_grad

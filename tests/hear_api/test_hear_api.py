@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import hear_api
 from embedder import AudioEmbedder
 from embedder.errors import BadAudio, UnknownModel, UnknownTap
+from embedder.streams import output_of
 from hear_api import HearModel
 from tests.shared import SHARED, needs_shared
 from tests.tensors import waves
@@ -53,9 +55,20 @@ def test_embeddings_have_the_promised_shape_and_type(
     assert not vectors.requires_grad
 
 
+def test_the_identity_is_of_all_that_decides_the_numbers(model: HearModel) -> None:
+    identity = json.loads(json.dumps(model.identity))
+    assert identity == model.identity
+    assert identity["weights_sha256"] == model.embedder.weights_sha256
+    assert identity["engine"] == model.embedder.engine
+    hop = output_of(model.embedder, "embedding", "timestamps", hop_ms=25)
+    changed = {**identity, **HearModel(model.embedder, timestamps=hop).identity}
+    assert {key for key in identity if changed[key] != identity[key]} == {"timestamps"}
+
+
 def test_timestamps_never_drift(model: HearModel) -> None:
     samples = 60 * model.sample_rate + 17
-    sparse = HearModel(model.embedder, hear_api.HearWindows(timestamp_hop_ms=500.0))
+    hop = output_of(model.embedder, "embedding", "timestamps", hop_ms=500.0)
+    sparse = HearModel(model.embedder, timestamps=hop)
     _, ms = hear_api.get_timestamp_embeddings(waves(1, samples, peak=1.0), sparse)
     assert ms[0, 0] == 0
     assert (ms.diff() - 500.0).abs().max() < 1e-3

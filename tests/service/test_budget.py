@@ -14,10 +14,11 @@ import pytest
 
 from embedder.errors import BadRequest, UnsupportedAudio
 from embedder.events.finder import EventRules
-from embedder.model import EVENTS, AudioEmbedder
-from embedder.windows import chunk_plan
+from embedder.model import AudioEmbedder
+from embedder.outputs import Output
+from embedder.streams import output_of
 from service import rendering
-from service.answers import Answer, ResolvedTask, Task
+from service.answers import Answer
 from service.budget import Budget, Cost
 from service.errors import Overloaded, TooMuchWork
 from service.models import Served
@@ -36,8 +37,8 @@ def served(model: FakeModel) -> Served:
     return Served(model, batcher, ("fake",))
 
 
-def task_of(model: FakeModel, *fields: Any, **options: Any) -> ResolvedTask:
-    return Task(*fields, **options).resolved(served(model))
+def events() -> Output:
+    return Output.of("events", "timestamps", RATE, ())
 
 
 class Wide(FakeModel):
@@ -77,14 +78,13 @@ async def test_windows_seconds_and_values_are_known_beforehand(
     fields: tuple[Any, ...], samples: int, cost: Cost
 ) -> None:
     model = FakeModel()
-    assert Cost.of(task_of(model, *fields), samples, model) == cost
+    assert Cost.of(output_of(model, *fields), samples, model) == cost
     assert cost.bytes == 4 * cost.values
 
 
 async def test_events_cost_a_value_for_each_label_and_frame() -> None:
     model = FakeModel()
-    task = ResolvedTask(Task("events", "timestamps", taps=(EVENTS,)), chunk_plan(RATE))
-    assert Cost.of(task, RATE, model) == Cost(1, 10.0, 25 * 3)
+    assert Cost.of(events(), RATE, model) == Cost(1, 10.0, 25 * 3)
 
 
 @pytest.mark.parametrize("cost", [Cost(11, 1, 1), Cost(1, 11, 1), Cost(1, 1, 11)])
@@ -176,14 +176,14 @@ async def test_answers_are_counted_until_nobody_needs_them(
     app = fake_app(model)
     async with running(app):
         pipeline = service_of(app).pipeline
-        answer = await pipeline.answer(wav(), None, Task("embedding", "timestamps"))
+        answer = await pipeline.answer(wav(), *await pipeline.ask(None, "embedding", "timestamps"))
         assert pipeline._answers.held == answer.values.nbytes
         again = rendering.respond(answer, "application/json", 0)
         del answer
         await eventually(lambda: pipeline._answers.held == 0)
         assert again.status_code == 200
         with pytest.raises(UnsupportedAudio):
-            await pipeline.answer(b"?", None, Task("embedding"))
+            await pipeline.answer(b"?", *await pipeline.ask(None, "embedding"))
         assert pipeline._answers.held == 0
 
 
@@ -196,18 +196,19 @@ async def test_answers_wait_for_memory_before_they_are_computed(
     async with running(app):
         pipeline = service_of(app).pipeline
         pipeline._audio.budget = 1 << 30
-        task = Task("embedding", "timestamps")  # 336 bytes
-        first = await pipeline.answer(wav(), None, task)
+        rows = await pipeline.ask(None, "embedding", "timestamps")  # 336 bytes
+        one = await pipeline.ask(None, "embedding")
+        first = await pipeline.answer(wav(), *rows)
         calls = model.calls
-        second = asyncio.ensure_future(pipeline.answer(wav(seed=1), None, task))
+        second = asyncio.ensure_future(pipeline.answer(wav(seed=1), *rows))
         await eventually(lambda: pipeline.slots.taken == 1 and pipeline._answers._turn.locked())
         assert model.calls == calls
-        small = await pipeline.answer(wav(seed=2), None, Task("embedding"))  # need not wait
+        small = await pipeline.answer(wav(seed=2), *one)  # need not wait
         assert small.values.shape == (4,)
         with monkeypatch.context() as patch:
             patch.setattr("service.pipeline._ANSWER_SECONDS", 0.01)
             with pytest.raises(Overloaded):
-                await pipeline.answer(wav(seed=3), None, task)
+                await pipeline.answer(wav(seed=3), *rows)
         del first
         assert (await second).values.shape == (21, 4)
 
@@ -215,13 +216,12 @@ async def test_answers_wait_for_memory_before_they_are_computed(
 async def test_more_events_than_anybody_reads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "MAX_EVENTS", 8)
     model = FakeModel()
-    task = ResolvedTask(Task("events", "timestamps", taps=(EVENTS,)), chunk_plan(RATE))
 
     def answer(n_events: int) -> Answer:
         values = np.zeros((2 * n_events, 3), np.float32)
         values[::2, 0] = 0.9
         samples = 2 * n_events * RATE // 25
-        return Answer(served(model), task, values, samples, "miss")
+        return Answer(served(model), events(), values, samples, "miss")
 
     rules = EventRules.of(model.labels, median=1)
     assert len(rendering.find_events(answer(8), rules)) == 8

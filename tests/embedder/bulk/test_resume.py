@@ -84,6 +84,21 @@ def test_other_options_do_not_continue_a_job(model: AudioEmbedder, tmp_path: Pat
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".wav", ".wav", ".wav"]
 
 
+def test_another_engine_does_not_continue_a_job(model: AudioEmbedder, tmp_path: Path) -> None:
+    weights = write_weights(model, tmp_path / "weights.pt")
+    files, output = write_noises(tmp_path, [0.1] * 3), tmp_path / "out.parquet"
+    begun, other = (
+        AudioEmbedder.load(MODEL, weights, device="cpu", runtime=runtime)
+        for runtime in ("eager", "torch")
+    )
+    interrupted(begun, files, output, 1)
+    message = r"begun with engine 'eager cpu f32', not 'torch cpu f32'; .*--runtime and --device"
+    with pytest.raises(BadRequest, match=message):
+        embed(other, files, output, "resume")
+    embed(begun, files, output, "resume")
+    assert paths(output) == [str(file) for file in files]
+
+
 def test_a_finished_output_is_extended_or_replaced_only_when_asked(
     model: AudioEmbedder, tmp_path: Path
 ) -> None:

@@ -25,9 +25,10 @@ from embedder.events.finder import (
     MedianFilter,
     in_order,
 )
-from embedder.events.frames import FrameProbabilities, detectors, n_frames
+from embedder.events.frames import detectors, n_frames
 from embedder.labels import strong_labels
 from embedder.model import EVENTS, AudioEmbedder
+from embedder.outputs import Timestamps
 from embedder.zoo import MODELS
 from tests import golden
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
@@ -231,7 +232,7 @@ def test_a_stream_is_heard_while_it_lasts(
             yield np.zeros(10 * RATE, np.float32)
 
     first = next(model.frame_probabilities_stream(endless()))
-    assert isinstance(first, FrameProbabilities)
+    assert isinstance(first, Timestamps)
     assert n_frames(sum(read), RATE) == first.values.shape[1] <= 16 * 250
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def test_a_job_is_done_until_something_it_depends_on_changes(job: HearJob) -> No
     finish(job, FOLDED)
     assert job.scores() == FOLDED
     other = Described(job.model.candidate, 16_000, 8, 8, 120_000, "other weights")
+    assert HearJob(other, job.task, job.out, job.effort).scores() is None
+    other = replace(job.model, identity={"engine": "another"})
     assert HearJob(other, job.task, job.out, job.effort).scores() is None
     assert HearJob(job.model, job.task, job.out, Effort("fast")).scores() is None
     (job.task.path / "fold00.json").write_text("{}")
