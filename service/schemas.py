@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from embedder.defaults import MEDIAN, THRESHOLD, TOP_K
+
 _SHOWN: Final = 40  # characters of an unknown name that a message repeats
 
 Kind = Literal["scene", "timestamps"]
@@ -85,15 +87,15 @@ class TagsQuery(AudioQuery):
     """Options of /tags."""
 
     kind: Kind = Field(default="scene", description="Tags of the clip, or of every window.")
-    top_k: int = Field(default=10, ge=1, le=10_000, description="How many tags, best first.")
+    top_k: int = Field(default=TOP_K, ge=1, le=10_000, description="How many tags, best first.")
 
 
 class EventsQuery(Options):
     """Options of /events."""
 
     model: Name | None = Field(default=None, description="One of /v1/models that finds events.")
-    threshold: float = Field(default=0.5, gt=0, le=1, description="A label sounds from here on.")
-    median: int = Field(default=9, ge=1, le=999, description="Frames of the filter, odd.")
+    threshold: float = Field(default=THRESHOLD, gt=0, le=1, description="A label sounds from here on.")
+    median: int = Field(default=MEDIAN, ge=1, le=999, description="Frames of the filter, odd.")
     min_duration_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
     merge_gap_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from embedder.cli import options as opt
 from embedder.cli import start
 from embedder.cli.report import Report
-from embedder.defaults import DEFAULT_DETECTOR
+from embedder.defaults import DEFAULT_DETECTOR, MEDIAN, THRESHOLD
 from embedder.errors import BadRequest, EmbedderError
 from embedder.events.formats import (
     FORMATS,
@@ -41,9 +41,9 @@ def detect(
     paths: opt.Paths,
     output: opt.Events = None,
     form: opt.EventFormat = None,
-    threshold: opt.Threshold = 0.5,
+    threshold: opt.Threshold = THRESHOLD,
     thresholds: opt.Thresholds = None,
-    median: opt.Median = 9,
+    median: opt.Median = MEDIAN,
     min_duration_ms: opt.MinDurationMs = 0.0,
     merge_gap_ms: opt.MergeGapMs = 0.0,
     model: opt.Detector = DEFAULT_DETECTOR,

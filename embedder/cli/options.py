@@ -10,6 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from embedder.defaults import (
+    HOST,
+    PORT,
+    SCENE_HOP_MS,
+    SCENE_WINDOW_MS,
+    TIMESTAMP_HOP_MS,
+    TIMESTAMP_WINDOW_MS,
+)
 from embedder.version import __version__
 from embedder.zoo import MODELS
 
@@ -71,9 +79,9 @@ Timestamps = Annotated[
     bool, _option("TIMESTAMPS", "An embedding every hop, not one a file.", "--timestamps")
 ]
 WindowMs = Annotated[
-    float | None, _option("WINDOW_MS", "Window; default 10000, or 160 with --timestamps.")
+    float | None, _option("WINDOW_MS", f"Window; default {SCENE_WINDOW_MS:g}, or {TIMESTAMP_WINDOW_MS:g} with --timestamps.")
 ]
-HopMs = Annotated[float | None, _option("HOP_MS", "Hop; default 2500, or 50 with --timestamps.")]
+HopMs = Annotated[float | None, _option("HOP_MS", f"Hop; default {SCENE_HOP_MS:g}, or {TIMESTAMP_HOP_MS:g} with --timestamps.")]
 
 Top = Annotated[int, _option("TOP", "How many tags of a file.", min=1)]
 AsJson = Annotated[bool, _option("JSON", "Write JSON.", "--json")]
@@ -136,8 +144,8 @@ MergeGapMs = Annotated[
     float, _option("MERGE_GAP_MS", "Events of a label no further apart are joined.")
 ]
 
-Host = Annotated[str | None, _option("HOST", "Address to listen on; default 127.0.0.1.")]
-Port = Annotated[int | None, _option("PORT", "Default 8000.", min=0, max=65535)]
+Host = Annotated[str | None, _option("HOST", f"Address to listen on; default {HOST}.")]
+Port = Annotated[int | None, _option("PORT", f"Default {PORT}.", min=0, max=65535)]
 Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="And exit.")
 ]

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from embedder.audio.decode import load_audio
+from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadAudio
 from embedder.frontend import LogMel
 from embedder.zoo import MEL_32K, MelConfig
 from eval.data.synth import sounds
 
-SUFFIXES: Final = frozenset({".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"})
 FRAMES: Final = "frames.npy"
 INDEX: Final = "clips.csv"
 CHUNK_S: Final = 30  # clips are analysed in chunks, so that memory stays small
@@ -108,7 +108,7 @@ def audio_files(roots: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     """(name, path) of every sound below the roots, in order; names begin with the root's own."""
     for root in roots:
         for path in sorted(root.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in AUDIO_SUFFIXES:
                 yield f"{root.name}/{path.relative_to(root).as_posix()}", path
 
 

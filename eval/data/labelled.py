@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.audio.decode import load_audio
+from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadRequest
 
-SUFFIXES: Final = frozenset({".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
 Samples = NDArray[np.float32]
 
 
@@ -98,7 +98,7 @@ def labelled_folder(root: Path) -> Dataset:
     """One folder a class; ESC-10's file names ("FOLD-ID-TAKE.ogg") give the fold."""
     examples = []
     for path in sorted(root.glob("*/*")):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in AUDIO_SUFFIXES:
             # ESC-10 as published: "001 - Dog bark".
             label = re.sub(r"^\d+[ _]-[ _]", "", path.parent.name).replace("_", " ")
             fold = re.match(r"(\d+)-\d+-[A-Z]", path.name)

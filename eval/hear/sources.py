@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadRequest
 from eval.data.clips import Clip, Event, file_sound
 from eval.hear.plan import Plan
@@ -23,12 +24,6 @@ from eval.hear.tasks import TRAIN_VALID_TEST
 
 FOLDS: Final = 5
 EVENT_SCORES: Final = ("event_onset_200ms_fms", "segment_1s_er")
-SUFFIXES: Final = frozenset(
-    (
-        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".aif", ".aiff"),
-        *(".au", ".caf", ".w64", ".wma", ".webm", ".mka", ".amr", ".ac3"),
-    )
-)
 # Column names that are understood, by meaning.
 COLUMNS: Final = {
     "file": ("file", "filename", "path", "audio", "wav"),
@@ -143,7 +138,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _audio(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
 
 
 def _slug(path: Path, root: Path) -> str:

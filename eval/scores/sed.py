@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from embedder.defaults import DEFAULT_DETECTOR
+from embedder.defaults import DEFAULT_DETECTOR, FRAME_MS, MEDIAN
 from embedder.errors import BadRequest
 from embedder.extras import require
 
@@ -39,7 +39,7 @@ SEGMENT_S: Final = 1.0
 COLLAR_S: Final = 0.2  # of onsets; of offsets this or the share of the event's length
 OFFSET_SHARE: Final = 0.2
 LIBRARIES: Final = ("sed_scores_eval", "sed_eval", "dcase_util")
-_FRAME_S: Final = 0.04
+_FRAME_S: Final = FRAME_MS / 1000
 
 
 class TrueEvent(NamedTuple):
@@ -189,7 +189,6 @@ def f1(
 def evaluate(model: AudioEmbedder, clips: Mapping[str, Path], truth: Truth) -> dict[str, float]:
     """Every score of a detector on annotated clips, given by name and file."""
     from embedder.audio.decode import load_audio
-    from embedder.defaults import MEDIAN
     from embedder.events.finder import EventFinder, EventRules, MedianFilter, in_order
 
     rules = EventRules.of(model.labels)
