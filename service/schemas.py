@@ -94,7 +94,9 @@ class EventsQuery(Options):
     """Options of /events."""
 
     model: Name | None = Field(default=None, description="One of /v1/models that finds events.")
-    threshold: float = Field(default=THRESHOLD, gt=0, le=1, description="A label sounds from here on.")
+    threshold: float = Field(
+        default=THRESHOLD, gt=0, le=1, description="A label sounds from here on."
+    )
     median: int = Field(default=MEDIAN, ge=1, le=999, description="Frames of the filter, odd.")
     min_duration_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
     merge_gap_ms: float = Field(default=0, ge=0, allow_inf_nan=False)

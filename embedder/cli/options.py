@@ -79,9 +79,16 @@ Timestamps = Annotated[
     bool, _option("TIMESTAMPS", "An embedding every hop, not one a file.", "--timestamps")
 ]
 WindowMs = Annotated[
-    float | None, _option("WINDOW_MS", f"Window; default {SCENE_WINDOW_MS:g}, or {TIMESTAMP_WINDOW_MS:g} with --timestamps.")
+    float | None,
+    _option(
+        "WINDOW_MS",
+        f"Window; default {SCENE_WINDOW_MS:g}, or {TIMESTAMP_WINDOW_MS:g} with --timestamps.",
+    ),
 ]
-HopMs = Annotated[float | None, _option("HOP_MS", f"Hop; default {SCENE_HOP_MS:g}, or {TIMESTAMP_HOP_MS:g} with --timestamps.")]
+HopMs = Annotated[
+    float | None,
+    _option("HOP_MS", f"Hop; default {SCENE_HOP_MS:g}, or {TIMESTAMP_HOP_MS:g} with --timestamps."),
+]
 
 Top = Annotated[int, _option("TOP", "How many tags of a file.", min=1)]
 AsJson = Annotated[bool, _option("JSON", "Write JSON.", "--json")]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from embedder.audio.decode import load_audio
 from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadAudio
-from embedder.frontend import LogMel
+from embedder.frontend import SCALE, SHIFT, LogMel, normalise_
 from embedder.zoo import MEL_32K, MelConfig
 from eval.data.synth import sounds
 
@@ -42,12 +42,12 @@ class Clip:
 
 def to_power(mel: torch.Tensor, config: MelConfig = MEL_32K) -> torch.Tensor:
     """Normalised log-mel (floor added) back to mel power, same shape."""
-    return (mel * 5.0 - 4.5).exp().sub(config.floor).clamp(min=0.0)
+    return (mel * SCALE - SHIFT).exp().sub(config.floor).clamp(min=0.0)
 
 
 def to_log_mel(power: torch.Tensor, config: MelConfig = MEL_32K) -> torch.Tensor:
     """Mel power to what the networks take, same shape: the inverse of `to_power`."""
-    return (power.add(config.floor).log() + 4.5) / 5.0
+    return normalise_(power.clone(), config)
 
 
 def clip_power(wave: NDArray[np.float32], frontend: LogMel) -> NDArray[np.float16]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from embedder.audio.decode import load_audio
 from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadRequest
+from eval.data.esc10_fsdd import esc10_class, esc10_fold
 
 Samples = NDArray[np.float32]
 
@@ -99,10 +99,8 @@ def labelled_folder(root: Path) -> Dataset:
     examples = []
     for path in sorted(root.glob("*/*")):
         if path.suffix.lower() in AUDIO_SUFFIXES:
-            # ESC-10 as published: "001 - Dog bark".
-            label = re.sub(r"^\d+[ _]-[ _]", "", path.parent.name).replace("_", " ")
-            fold = re.match(r"(\d+)-\d+-[A-Z]", path.name)
-            examples.append(Example(path, frozenset({label}), fold[1] if fold else ""))
+            label = esc10_class(path).replace("_", " ")
+            examples.append(Example(path, frozenset({label}), esc10_fold(path)))
     return _dataset(examples, f"{root}/CLASS/SOUND")
 
 

@@ -16,12 +16,11 @@ from embedder.cli.report import counted
 from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
 from embedder.extras import require
+from eval.data.esc10_fsdd import HELD_OUT
 from eval.training.console import chosen_device, report, run, say
 
 LOG_EVERY: Final = 250
 SETTLING: Final = 24  # batches that measure the statistics of the finished student
-# What the bundled model's student never trains on, as paths in the corpus.
-HELD_OUT: Final = ("distill/kenney/*", "distill/librosa/*", "esc10/*/4-*", "fsdd/*_lucas_*")
 
 Model = Annotated[str, typer.Option(help="Model name or self-describing checkpoint.")]
 Weights = Annotated[Path | None, typer.Option(help="Its checkpoint, if not searched for.")]
