@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
@@ -20,6 +20,17 @@ class Package:
 
 # By the name that is imported; pyproject.toml lists what an extra holds.
 OPTIONAL: Final[Mapping[str, Package]] = {
+    "anyio": Package("anyio", "serve"),
+    "fastapi": Package("fastapi", "serve"),
+    "fastapi_offline": Package("fastapi-offline", "serve"),
+    "orjson": Package("orjson", "serve"),
+    "prometheus_client": Package("prometheus-client", "serve"),
+    "pydantic": Package("pydantic", "serve"),
+    "pydantic_settings": Package("pydantic-settings", "serve"),
+    "python_multipart": Package("python-multipart", "serve"),
+    "redis": Package("redis", "serve"),
+    "uvicorn": Package("uvicorn", "serve"),
+    "pyarrow": Package("pyarrow", "bulk"),
     "matplotlib": Package("matplotlib", "train"),
     "scipy": Package("scipy", "train"),
     "sklearn": Package("scikit-learn", "train"),
@@ -41,9 +52,25 @@ def require(*modules: str) -> None:
     """
     missing = [OPTIONAL[module] for module in modules if find_spec(module) is None]
     if missing:
-        names = " and ".join(package.name for package in missing)
-        extras = ",".join(sorted({package.extra for package in missing}))
-        raise BadRequest(
-            f"{names} {'is' if len(missing) == 1 else 'are'} not installed; "
-            f"in the folder of this project: pip install -e '.[{extras}]'"
-        )
+        raise BadRequest(_advice(missing))
+
+
+def require_extra(extra: str) -> None:
+    """BadRequest that says what to install, unless the whole extra is installed."""
+    require(*(module for module, package in OPTIONAL.items() if package.extra == extra))
+
+
+def advice(module: str) -> str | None:
+    """What to install for a module that could not be imported; None for modules of no extra."""
+    package = OPTIONAL.get(module.partition(".")[0])
+    return None if package is None else _advice([package])
+
+
+def _advice(missing: Iterable[Package]) -> str:
+    packages = list(missing)
+    names = " and ".join(package.name for package in packages)
+    extras = ",".join(sorted({package.extra for package in packages}))
+    return (
+        f"{names} {'is' if len(packages) == 1 else 'are'} not installed; "
+        f"in the folder of this project: pip install -e '.[{extras}]'"
+    )

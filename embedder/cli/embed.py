@@ -15,6 +15,7 @@ from embedder.cli import start
 from embedder.cli.report import Report
 from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
+from embedder.extras import require_extra
 
 if TYPE_CHECKING:
     from embedder.bulk.parts import Existing
@@ -39,6 +40,7 @@ def embed(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Write an embedding of every file to one table."""
+    require_extra("bulk")
     from embedder.bulk.parts import check_output
 
     if resume and overwrite:

@@ -1,4 +1,4 @@
-"""`embedder models`: what there is, and with --profile what it costs, measured."""
+"""`embedder models` and `embedder fetch`: what there is, what it costs, and its weights."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ def models(
         typer.echo(json.dumps(rows, indent=1))
         return
     typer.echo(_table(rows, PROFILED if profile else LISTED))
+
+
+def fetch(names: opt.Names) -> None:
+    """Download models, check them, and say where they are."""
+    from embedder import checkpoints
+
+    specs = [lookup(name) for name in names]
+    for spec in specs:
+        checkpoints.load(spec)  # from disk or downloaded; checked either way
+        typer.echo(checkpoints.find(spec))
 
 
 def _profiled(names: list[str] | None) -> list[Row]:
