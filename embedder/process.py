@@ -50,7 +50,10 @@ def wait_asleep() -> None:
 def keep_freed_memory() -> None:
     """For processes that make arrays of megabytes again and again, as decoders and networks do.
 
-    By default glibc returns each to the kernel, and getting its pages back takes as long as
+    Programs call it: our commands, the server, decoders, or your own. A library leaves alone how
+    its process takes memory, so that loading a model does not.
+
+    By default glibc returns each array to the kernel, and getting its pages back takes as long as
     decoding a clip, and a sixth of embedding it. Without glibc, nothing changes.
     """
     with suppress(AttributeError, OSError, TypeError):

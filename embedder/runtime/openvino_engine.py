@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from embedder.checkpoints import cache_dir
 from embedder.networks.dymn import DyMN
-from embedder.process import keep_freed_memory, threads
+from embedder.process import threads
 from embedder.runtime import kept
 from embedder.runtime.base import EngineInput, backbone_names, features_of, joined
 from embedder.runtime.conversion import ANY, KERNELS, Graph, convert
@@ -85,7 +85,6 @@ class OpenVINORuntime:
 
     def __init__(self, network: EngineInput, precision: str) -> None:
         self.name = f"openvino cpu {precision}"
-        keep_freed_memory()  # that log-mels need again and again
         self._network = network
         self._log_mel = TracedLogMel(network.frontend, network.windows)
         self._precision = precision

@@ -1,4 +1,4 @@
-"""`python -m eval abuse`: what attacks cost a server, and whether it keeps its promises.
+"""`embedder bench abuse`: what attacks cost a server, and whether it keeps its promises.
 
 Every attack meets a server of its own with default settings, in bounded time and memory.
 """
@@ -222,7 +222,9 @@ def _earlier(path: Path | None) -> dict[str, str]:
         content: Any = json.loads(path.read_text("utf-8"))
         return {row["row"]: row["measured"] for row in content["rows"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BadRequest(f"{path} is no result of `eval abuse --json` ({error})") from error
+        raise BadRequest(
+            f"{path} is no result of `embedder bench abuse --json` ({error})"
+        ) from error
 
 
 def _chosen(name: str, patterns: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m eval bench`: embeddings of 10 s in memory on every engine, beside the plain way."""
+"""`embedder bench engines`: embeddings of 10 s in memory on every engine, beside the plain way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
-from embedder.process import available_cores
+from embedder.process import available_cores, keep_freed_memory
 from eval.bench.material import SECONDS, random_model
 from eval.bench.memory import peak_megabytes
 from eval.bench.plain import PlainEmbedder
@@ -83,6 +83,8 @@ class Contender:
 
 
 def _contend(pipe: Connection, case: Case, way: str) -> None:
+    if way != PLAIN:
+        keep_freed_memory()  # as all our programs do
     torch.set_num_threads(case.threads)
     model = random_model(case.model)
     if torch.cuda.is_available():

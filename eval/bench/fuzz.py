@@ -1,4 +1,4 @@
-"""`python -m eval fuzz`: mutated files, over the library, a server, and as checkpoints."""
+"""`embedder bench fuzz`: mutated files, over the library, a server, and as checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench-server`: a real server and real clients, against decoding and network alone, in one run.
+"""`embedder bench server`: a real server and real clients, against decoding and network alone.
 
 All take short turns, so that whatever else the machine does meets all; ratios are of one round
 each. Decoders alone use every core, as the network alone does. The clients' process shares the

@@ -1,4 +1,4 @@
-"""`python -m eval soak`: an hour of mixed requests, and whether memory and handles stay level."""
+"""`embedder bench soak`: an hour of mixed requests, and whether memory and handles stay level."""
 
 from __future__ import annotations
 

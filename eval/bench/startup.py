@@ -1,4 +1,4 @@
-"""`python -m eval bench-startup`: how long the first answer takes."""
+"""`embedder bench startup`: how long the first answer takes."""
 
 from __future__ import annotations
 

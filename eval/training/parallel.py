@@ -1,4 +1,6 @@
-"""Several processes train one model, each on its own batches (`torchrun -m eval distill ...`).
+"""Several processes train one model, each on its own batches.
+
+`torchrun -m embedder train distill ...` starts them.
 
 On a few cores this beats more threads: small feature maps do not fill them. Started without
 torchrun, there is one process and nothing here does anything.

@@ -22,7 +22,7 @@ from tests.shared import ROOT
 
 PACKAGES = ("embedder", "hear_api", "service", "eval")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-# This file runs inside the HEAR kit's own environment, which `python -m eval hear` installs.
+# This file runs inside the HEAR kit's own environment, which `embedder hear run` installs.
 INSIDE_THE_KIT = "eval/hear/startup.py"
 # What a dependency brings, and what is imported under its name.
 BROUGHT = {"starlette": "fastapi", "pydantic_core": "pydantic", "click": "typer"}

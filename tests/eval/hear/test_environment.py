@@ -71,6 +71,11 @@ def test_an_unknown_task_names_the_choices(tmp_path: Path) -> None:
         find_task("esc11", tmp_path, tmp_path, 1, Screen())
 
 
+def test_a_recipe_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="--data names the folder"):
+        find_task("esc10", tmp_path, None, 1, Screen())
+
+
 def test_lightnings_old_trainer_arguments_are_mapped() -> None:
     class Trainer:
         def __init__(self, **options: Any) -> None:
