@@ -18,14 +18,14 @@ class Package:
     extra: str
 
 
-# By the name that is imported; pyproject.toml lists what an extra holds.
+# By the name that is imported; pyproject.toml lists what an extra holds. pydantic, which typer
+# brings, is never missing.
 OPTIONAL: Final[Mapping[str, Package]] = {
     "anyio": Package("anyio", "serve"),
     "fastapi": Package("fastapi", "serve"),
     "fastapi_offline": Package("fastapi-offline", "serve"),
     "orjson": Package("orjson", "serve"),
     "prometheus_client": Package("prometheus-client", "serve"),
-    "pydantic": Package("pydantic", "serve"),
     "pydantic_settings": Package("pydantic-settings", "serve"),
     "python_multipart": Package("python-multipart", "serve"),
     "redis": Package("redis", "serve"),
