@@ -24,6 +24,8 @@ from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
+# The user's folder, which may hold a HEAR module of theirs; it is looked into last.
+FOLDER_VARIABLE: Final = "EVAL_HEAR_FOLDER"
 # What `python -m MODULE` would call, so that the module is imported, and mended, only once.
 ENTRIES: Final = {
     "heareval.embeddings.runner": "runner",
@@ -207,6 +209,7 @@ def _install(name: str, **contents: Any) -> None:
 def main(arguments: list[str]) -> None:
     """`[--options JSON] [--describe] MODULE ARGUMENTS...`"""
     options: dict[str, Any] = {}
+    sys.path += filter(None, [os.environ.get(FOLDER_VARIABLE)])
     if arguments[:1] == ["--options"]:
         options, arguments = json.loads(arguments[1]), arguments[2:]
     if arguments[:1] == ["--describe"]:
