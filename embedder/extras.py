@@ -1,4 +1,4 @@
-"""The packages that only some commands take, and how to install them."""
+"""The packages that only some commands need, and how to install them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedder.errors import BadRequest
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What pip calls it, and the extra of this project that installs it."""
+    """A package by the name that pip knows, and the extra of this project that installs it."""
 
     name: str
     extra: str
@@ -46,7 +46,7 @@ OPTIONAL: Final[Mapping[str, Package]] = {
 
 
 def require(*modules: str) -> None:
-    """BadRequest that says what to install, unless all of these modules are installed.
+    """Raise BadRequest, which says what to install, unless all of these modules are installed.
 
     A command calls this before it does any work.
     """
@@ -56,7 +56,7 @@ def require(*modules: str) -> None:
 
 
 def require_extra(extra: str) -> None:
-    """BadRequest that says what to install, unless the whole extra is installed."""
+    """Raise BadRequest, which says what to install, unless the whole extra is installed."""
     require(*(module for module, package in OPTIONAL.items() if package.extra == extra))
 
 

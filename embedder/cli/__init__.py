@@ -1,4 +1,4 @@
-"""The `embedder` command: one function a subcommand, in groups that help shows apart.
+"""The `embedder` command: each subcommand is a function, and help shows them in panels.
 
 Exit codes: 0 all is well, 1 some files failed, 2 the command could not be carried out,
 130 interrupted. Torch is imported by the commands that need it, so that help is quick.
@@ -34,7 +34,7 @@ INTERRUPTED: Final = 130
 
 
 class _Commands(TyperGroup):
-    """Any command's errors as one line on stderr and an exit code."""
+    """Turns the errors of any command into one line on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -86,7 +86,7 @@ def about(version: opt.Version = False) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    # At its end a process would look for garbage among all that torch has made, for half a second.
+    # Otherwise the garbage collector looks through all of torch's objects at exit, half a second.
     atexit.register(gc.freeze)
     keep_children_safe()
     keep_freed_memory()  # before threads are there

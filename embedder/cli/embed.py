@@ -20,7 +20,7 @@ from embedder.extras import require_extra
 if TYPE_CHECKING:
     from embedder.bulk.parts import Existing
 
-TEXT_FORMATS: Final = ("jsonl", "csv")  # that stdout takes
+TEXT_FORMATS: Final = ("jsonl", "csv")  # which stdout can take
 
 
 def embed(
@@ -69,7 +69,7 @@ def embed(
 
 @contextmanager
 def _table(output: Path, form: str | None, resume: bool) -> Iterator[Path]:
-    """The table to write: `output`, or a temporary file that goes to stdout at the end."""
+    """The table to write: `output`, or a temporary file that is copied to stdout at the end."""
     if output != start.STDOUT:
         if form is not None:
             raise BadRequest("--format goes with -o -; the suffix of a file names its format")

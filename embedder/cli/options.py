@@ -37,14 +37,14 @@ def _option(name: str, text: str, *names: str, **limits: Any) -> Any:
 
 
 def _flag(text: str, name: str) -> Any:
-    """A switch that is typed or not: as a variable, left in a shell, it would hurt."""
+    """A switch without a variable, which would do harm if it was left in a shell."""
     return typer.Option(name, help=text)
 
 
 def _of_its_model(ctx: typer.Context, param: Any, value: Path | None) -> Path | None:
-    """Weights from the environment belong to the default model: another one named goes without.
+    """Ignore weights from the environment where the command names another than the default model.
 
-    Options that were typed are read before those of the environment.
+    `ctx` has the model if it was typed: click reads typed options before variables.
     """
     source = ctx.get_parameter_source(param.name)
     if source is None or source.name != "ENVIRONMENT":
@@ -59,7 +59,7 @@ def _default_model(weights: str) -> str:
     return os.environ.get(name) or default
 
 
-# The variable of the model, and the model without it, by the variable of weights.
+# By a variable of weights: the variable of its model, and the model where that is not set.
 _WEIGHED: Final = {
     variable("weights"): (variable("model"), DEFAULT_MODEL),
     variable("detector_weights"): (variable("detector"), DEFAULT_DETECTOR),

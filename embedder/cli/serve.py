@@ -38,7 +38,7 @@ def serve(
     given |= {"device": device, "runtime": runtime}
     # Not as arguments: every worker of the server reads its environment.
     os.environ.update({opt.variable(k): str(v) for k, v in given.items() if v is not None})
-    if weights is None:  # those of another model than the one to serve
+    if weights is None:  # the variable may hold the weights of another model
         os.environ.pop(opt.variable("weights"), None)
     try:
         code = run()

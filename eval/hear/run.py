@@ -31,7 +31,7 @@ GRIDS: Final = ("default", "fast", "faster")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Where everything is, and how much effort goes in; None is a default."""
+    """The folders of a run, and how much effort it makes; None stands for a default."""
 
     env: Path | None
     tasks_dir: Path | None
@@ -44,7 +44,11 @@ class Setup:
     def run(
         self, candidates: Sequence[Candidate], names: str, screen: Screen
     ) -> tuple[list[Job], list[Failed]]:
-        """All models on all tasks: kit, validator, tasks at each model's rate, then the jobs."""
+        """Run all models on all tasks; returns the jobs, and those that failed.
+
+        Before that the kit is installed, each model is validated, and each task is brought to the
+        models' sample rates.
+        """
         if self.grid not in GRIDS:
             raise BadRequest(f"no grid {self.grid!r}; choose {', '.join(GRIDS)}")
         folder, cores = self.tasks_dir or default_tasks(), available_cores()
@@ -66,7 +70,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A job that ended badly, and why."""
+    """A job that failed, and the reason."""
 
     job: Job
     reason: str
@@ -89,12 +93,12 @@ class Screen:
         self.progress.stop()
 
     def say(self, line: str) -> None:
-        """One line above the progress."""
+        """Print a line above the progress."""
         self.console.print(line)
 
 
 def kit(folder: Path | None, screen: Screen) -> Kit:
-    """The kit in this folder, or where it lives by default; installed if it is not there."""
+    """The kit in this folder or its default one; it is installed if it is not there."""
     folder = folder or default_folder()
     installed = ready(folder)
     if installed is None:
@@ -104,7 +108,7 @@ def kit(folder: Path | None, screen: Screen) -> Kit:
 
 
 def default_tasks() -> Path:
-    """Where tasks live unless told otherwise."""
+    """The default folder of tasks."""
     return cache_dir() / "hear" / "tasks"
 
 
@@ -137,7 +141,7 @@ def bring_to_rate(task: Task, rate: int, workers: int, screen: Screen) -> None:
 
 
 def check(kit: Kit, candidate: Candidate, out: Path, screen: Screen) -> Described:
-    """Load a model inside the kit and put it through the official validator, once."""
+    """Load a model inside the kit, and validate it unless these weights were validated before."""
     described = describe(kit, candidate)
     record = out / candidate.folder / VALIDATED
     header = f"{described.state_sha256}\n"
@@ -175,7 +179,7 @@ def work(kit: Kit, jobs: Sequence[Job], at_once: int, screen: Screen) -> list[Fa
 
 
 def default_jobs() -> int:
-    """As many as there are cores: heareval's networks are too small for more than one thread."""
+    """One job a core: heareval's networks are too small for more than one thread."""
     return available_cores()
 
 
@@ -198,7 +202,7 @@ def _run_job(kit: Kit, job: Job, threads: int, screen: Screen, stop: Event) -> N
 
 
 def _folders(name: str) -> tuple[str, ...]:
-    """A task's folders: those of HEAR's 19 by our name, else the name itself."""
+    """The folders of a task: several for some of HEAR's 19; other names are folders themselves."""
     return TASKS[name].folders if name in TASKS else (name,)
 
 

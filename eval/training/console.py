@@ -1,4 +1,4 @@
-"""What commands that train have in common: carrying a run out, and saying how it goes."""
+"""What all commands that train share: they carry out a run and report how it goes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def run(trainer: Trainer) -> None:
 
 
 def report(row: Metrics) -> None:
-    """A row of the log as a line."""
+    """Print a row of the log."""
     say("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
 
 def say(line: str) -> None:
-    """News for whoever watches; results go to files."""
+    """Print a line on stderr; results go to files."""
     Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(line)
 
 

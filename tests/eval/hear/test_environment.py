@@ -15,7 +15,7 @@ import pytest
 from embedder.errors import BadRequest
 from eval.hear import environment, startup
 from eval.hear.environment import Kit, KitFailed
-from eval.hear.run import Screen, find_task
+from eval.hear.run import Screen, default_jobs, find_task
 
 ROOT = Path(startup.__file__).resolve().parents[2]
 
@@ -141,3 +141,10 @@ def test_the_start_up_module_runs_what_it_is_told(tmp_path: Path) -> None:
     assert (name, arguments[1:]) == ("__main__", ["--x", "1"])
     assert seen
     assert not is_module
+
+
+def test_jobs_are_counted_by_the_cores_that_a_container_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("eval.hear.run.available_cores", lambda: 3)
+    assert default_jobs() == 3
