@@ -27,3 +27,9 @@ def keep_children_safe() -> None:
     of the standard library that they import before that could come from the current folder.
     """
     os.environ.update(SAFE_PATH)
+
+
+def look_here_last() -> None:
+    """Look for modules in the current folder last, which `python -m` has put first."""
+    if sys.path[0] == str(Path.cwd()):
+        sys.path.append(sys.path.pop(0))

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from embedder import cli
+from embedder.children import look_here_last
 from embedder.cli.late import GROUPS
 
 NAMES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
@@ -39,4 +40,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    look_here_last()
     sys.exit(main())

@@ -93,6 +93,20 @@ def test_commands_of_other_packages_and_their_children(
     assert "wrong module" not in done.stderr
 
 
+def test_the_module_as_a_command_beside_a_folder_of_ours(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    beside = folder.parent / "beside"
+    beside.mkdir()
+    (folder / "eval").rename(beside / "eval")
+    command = [sys.executable, "-m", "embedder", "train", "mixtures", "--help"]
+    done = subprocess.run(
+        command, cwd=beside, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--folds" in done.stdout
+
+
 @contextmanager
 def serving(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
     """The address of a server started in that folder."""
