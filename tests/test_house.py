@@ -62,6 +62,10 @@ def test_one_table_names_what_the_command_line_imports_late() -> None:
         assert callable(late.imported(path)), path
 
 
+def test_defaults_are_imported_at_no_cost() -> None:
+    assert set(imports(ROOT / "embedder" / "defaults.py")) == {"__future__", "typing"}
+
+
 def test_the_core_knows_no_web_library() -> None:
     for path in (ROOT / "embedder").rglob("*.py"):
         assert not FOREIGN_TO_CORE & set(imports(path)), path.name
