@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 serve: install  ## the embedding server on http://127.0.0.1:8000
 	$(BIN)/embedder serve
 
-install: $(VENV)/.installed  ## the package, into .venv
+install: $(VENV)/.installed  ## the command line and the server, into .venv
 
 test: $(VENV)/.dev  ## the tests; long ones are left out, see `slow`
 	$(BIN)/python -m pytest
@@ -53,7 +53,7 @@ ifneq ($(TORCH_INDEX),)
 	@PIP_RETRIES=1 $(INSTALL) --no-deps --index-url $(TORCH_INDEX) torch || \
 	  echo "$(TORCH_INDEX) gave no torch: PyPI's comes instead, on Linux with CUDA's gigabytes."
 endif
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[serve,bulk]'
 	@touch $@
 	@echo "Installed. Type 'source $(BIN)/activate' once a shell, then 'embedder --help';"
 	@echo "or, without that, '$(BIN)/embedder --help'."

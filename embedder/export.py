@@ -25,7 +25,7 @@ from embedder.defaults import FRAME_MS
 from embedder.errors import BadRequest
 from embedder.extras import require
 from embedder.files import atomic
-from embedder.frontend import PREEMPHASIS, LogMel
+from embedder.frontend import PREEMPHASIS, LogMel, normalise_
 from embedder.model import AudioEmbedder
 from embedder.networks import Backbone
 from embedder.networks.frame_mn import STRONG, FrameMN
@@ -90,9 +90,7 @@ class ExportedLogMel(nn.Module):
         wave = wave[..., self.margin : wave.shape[-1] - after]
         real, imaginary = functional.conv1d(wave, self.kernels, stride=cfg.hop).chunk(2, 1)
         mel = self.bank @ (real.square() + imaginary.square())  # B K F -> B M F
-        mel = mel + cfg.floor if cfg.floor_mode == "add" else mel.clamp(min=cfg.floor)
-        normalised: Tensor = (mel.log() + 4.5) / 5.0
-        return normalised
+        return normalise_(mel, cfg)
 
 
 class Graph(nn.Module):

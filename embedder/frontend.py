@@ -18,6 +18,9 @@ from embedder.zoo import MelConfig
 MEL: Final = "mel"
 
 PREEMPHASIS: Final = 0.97
+# The normalisation of log-mels: (log power + SHIFT) / SCALE.
+SHIFT: Final = 4.5
+SCALE: Final = 5.0
 # How many frames a CPU computes together: what one step leaves to the next is then still cached.
 FRAMES_TOGETHER: Final = 512
 # How many neighbouring mel bands are multiplied together, with no bins but those they have weights
@@ -96,6 +99,15 @@ def filter_groups(bank: Tensor) -> tuple[Filters, ...]:
     return tuple(groups)
 
 
+def normalise_(power: Tensor, config: MelConfig) -> Tensor:
+    """Mel power, any shape, to what networks take, in place: floor, logarithm, normalisation."""
+    if config.floor_mode == "add":
+        power.add_(config.floor)
+    else:
+        power.clamp_(min=config.floor)
+    return power.log_().add_(SHIFT).div_(SCALE)
+
+
 class LogMel(nn.Module):
     """Pre-emphasis, centred power spectrum, mel bank, logarithm, normalisation.
 
@@ -167,8 +179,7 @@ class LogMel(nn.Module):
         parts = zip(torch.split(frames, together, 1), torch.split(mel, together, 1), strict=True)
         for part, mel_part in parts:
             self._write_mel_power(part, mel_part)
-        mel = mel.add_(cfg.floor) if cfg.floor_mode == "add" else mel.clamp_(min=cfg.floor)
-        mel.log_().add_(4.5).div_(5.0)
+        normalise_(mel, cfg)
         if clips > 1:
             out.copy_(mel.view(bands, clips, count).transpose(0, 1))
 

@@ -1,6 +1,6 @@
 """A probe: a small classifier on a model's features, whose labels take the place of the tags.
 
-`python -m eval probe` makes one; `AudioEmbedder.load` takes its file like a model's.
+`embedder train probe` makes one; `AudioEmbedder.load` takes its file like a model's.
 
 Axes: N examples, D joined features, C labels.
 """
@@ -85,10 +85,10 @@ class Probe:
     def load(cls, path: Path) -> Probe:
         """Read the file that `save` wrote."""
         if not path.is_file():
-            raise WeightsNotFound(f"no probe {str(path)!r}; make one with `python -m eval probe`")
+            raise WeightsNotFound(f"no probe {str(path)!r}; make one with `embedder train probe`")
         probe = read(path)
         if probe is None:
-            raise WeightsMismatch(f"{path} holds no probe; `python -m eval probe` makes one")
+            raise WeightsMismatch(f"{path} holds no probe; `embedder train probe` makes one")
         return probe
 
     def check_weights(self, sha256: str, path: Path) -> None:

@@ -55,9 +55,11 @@ def wait_asleep() -> None:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory, for processes that need megabytes again and again.
 
-    Decoders and networks do. By default glibc returns each large array to the kernel, and getting
-    its pages back takes as long as decoding a clip, and a sixth of embedding it. Without glibc,
-    this does nothing.
+    Programs call it: our commands, the server, its decoders, or your own. Loading a model does
+    not, because a library leaves alone how its process takes memory.
+
+    By default glibc returns each large array to the kernel, and getting its pages back takes as
+    long as decoding a clip, and a sixth of embedding it. Without glibc, this does nothing.
     """
     with suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from embedder.defaults import MEDIAN, THRESHOLD, TOP_K
+
 _SHOWN: Final = 40  # characters of an unknown name that a message repeats
 
 Kind = Literal["scene", "timestamps"]
@@ -89,7 +91,7 @@ class TagsQuery(AudioQuery):
     """The options of /tags."""
 
     kind: Kind = Field(default="scene", description="Tags of the clip, or of every window.")
-    top_k: int = Field(default=10, ge=1, le=10_000, description="How many tags, best first.")
+    top_k: int = Field(default=TOP_K, ge=1, le=10_000, description="How many tags, best first.")
 
 
 class EventsQuery(RequestOptions):
@@ -99,13 +101,13 @@ class EventsQuery(RequestOptions):
         default=None, description="A name of /v1/models whose model finds events."
     )
     threshold: float = Field(
-        default=0.5,
+        default=THRESHOLD,
         gt=0,
         le=1,
         description="The lowest probability at which a label counts as sounding.",
     )
     median: int = Field(
-        default=9, ge=1, le=999, description="Width of the median filter in frames, odd."
+        default=MEDIAN, ge=1, le=999, description="Width of the median filter in frames, odd."
     )
     min_duration_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
     merge_gap_ms: float = Field(default=0, ge=0, allow_inf_nan=False)

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from embedder.defaults import DEFAULT_MODEL
+from embedder.defaults import DEFAULT_MODEL, HOST, PORT
 from embedder.process import available_cores
 
 MiB: Final = 1 << 20
@@ -35,8 +35,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     # Address and access
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
+    host: str = HOST
+    port: int = Field(default=PORT, ge=0, le=65535)
     workers: PositiveInt = Field(
         default=1, description="Server processes, each with its own models."
     )

@@ -1,4 +1,4 @@
-"""The samples of README.md and docs/, and a folder that holds every file they name."""
+"""Reads the samples of README.md and docs/, and makes the files that they name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sample:
 
 
 def samples(page: Path) -> Iterator[Sample]:
-    """What a page's fenced blocks hold, in order."""
+    """The commands and programs in a page's fenced blocks, in order."""
     for token in MarkdownIt().parse(page.read_text("utf-8")):
         if token.type == "fence" and token.map:
             line = token.map[0] + 1
@@ -62,7 +62,7 @@ def commands(block: str, language: str) -> list[str]:
 
 
 def prepare(folder: Path) -> Path:
-    """The files that samples name."""
+    """Write the files that samples name."""
     second = encoded(clip(0, 1.0, 44_100), "wav", 44_100)
     long = encoded(clip(1, 12.0), "wav")
     named = {"dog.wav": second, "street.wav": second, "street.mp3": second, "recording.wav": second}

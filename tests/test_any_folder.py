@@ -70,6 +70,43 @@ def test_the_command_line(folder: Path, embedder: list[str], environment: dict[s
     assert [row["error"] for row in rows(folder / "out.parquet")] == [None] * 3
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train corpus sounds --out corpus --workers 2 --synthetic 28",
+        "bench fuzz --files 20 --requests 0 --checkpoints 0 --processes 2 --json fuzz.json",
+    ],
+)
+def test_commands_of_other_packages_and_their_children(
+    folder: Path, embedder: list[str], environment: dict[str, str], line: str
+) -> None:
+    write_noises(folder / "sounds", [0.2, 0.3, 0.4])
+    done = subprocess.run(
+        [*embedder, *line.split()],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "wrong module" not in done.stderr
+
+
+def test_the_module_as_a_command_beside_a_folder_of_ours(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    beside = folder.parent / "beside"
+    beside.mkdir()
+    (folder / "eval").rename(beside / "eval")
+    command = [sys.executable, "-m", "embedder", "train", "mixtures", "--help"]
+    done = subprocess.run(
+        command, cwd=beside, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--folds" in done.stdout
+
+
 @contextmanager
 def serving(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
     """The address of a server started in that folder."""

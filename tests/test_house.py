@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import embedder
+from embedder.cli import late
 from tests.shared import ROOT
 
 PACKAGES: Final = ("embedder", "hear_api", "service", "eval")
@@ -18,6 +20,9 @@ SCRIPTS: Final = ("tests", "docs", "examples")
 FILE_LINES: Final = 300
 FUNCTION_LINES: Final = 60
 MODEL_PAGE_LINES: Final = 250
+# The one file of the core that names what other packages do for the command line.
+LATE_IMPORTS = "embedder/cli/late.py"
+LATE = re.compile(r"(service|eval)(\.\w+)*:\w+$")
 
 
 def sources(*folders: str) -> Iterator[Path]:
@@ -31,6 +36,21 @@ def n_lines(path: Path) -> int:
 
 def nodes(path: Path) -> Iterator[ast.AST]:
     return ast.walk(ast.parse(path.read_text("utf-8")))
+
+
+def test_one_table_names_what_the_command_line_imports_late() -> None:
+    for path in (ROOT / "embedder").rglob("*.py"):
+        if path.relative_to(ROOT).as_posix() != LATE_IMPORTS:
+            strings = (n.value for n in nodes(path) if isinstance(n, ast.Constant))
+            names = [text for text in strings if isinstance(text, str) and LATE.match(text)]
+            assert not names, path.name
+    paths = [late.SERVE, late.SERVER_SETTINGS]
+    paths += [
+        command.function for group in late.GROUPS.values() for command in group.commands.values()
+    ]
+    for path in paths:
+        assert LATE.match(path), path
+        assert callable(late.imported(path)), path
 
 
 def test_imports_keep_the_contracts_of_pyproject() -> None:

@@ -21,7 +21,7 @@ MINORS = range(int(BOUNDS[1]), int(BOUNDS[2]))
 
 
 def asked_for() -> Iterator[Requirement]:
-    """What the package and its extras want, this package's own name aside."""
+    """What the package and its extras require, without this package itself."""
     for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
         yield from (r for r in map(Requirement, lines) if r.name != PROJECT["name"])
 

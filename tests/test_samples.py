@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from embedder.cli import app
-from eval.__main__ import app as eval_app
+from embedder.cli import app, late
 from tests.sample_kit import PAGES, Sample, Shell, prepare, samples, write_published
 
 NETWORK, MINUTES = "takes a package index", "takes minutes or hours"
@@ -25,17 +24,17 @@ NOT_RUN = {
     "pip install -e": NETWORK,
     "embedder detect recording.wav --model runs/events/": "takes what training of minutes wrote",
     "torchrun ": MINUTES,
-    "python -m eval hear ": "installs the HEAR kit",
-    "python -m eval hear-": "takes HEAR's tasks",
+    "embedder hear ": "installs the HEAR kit, or takes its tasks",
     "python -m heareval": "installs the HEAR kit",
     "python -m hearvalidator": "installs the HEAR kit",
-    "python -m eval finetune": MINUTES,
-    "python -m eval corpus": MINUTES,
-    "python -m eval distill": MINUTES,
-    "python -m eval logits": "takes AudioSet",
-    "python -m eval mixtures": "takes ESC-10",
-    "python -m eval detector": MINUTES,
-    "python -m eval sed": "takes what training of minutes wrote",
+    "embedder train finetune": MINUTES,
+    "embedder train corpus": MINUTES,
+    "embedder train distill": MINUTES,
+    "embedder train logits": "takes AudioSet",
+    "embedder train mixtures": "takes ESC-10",
+    "embedder train detector": MINUTES,
+    "embedder score events": "takes what training of minutes wrote",
+    "embedder bench abuse": MINUTES,
 }
 # What only `make slow` runs, and why.
 SLOW = {
@@ -115,16 +114,15 @@ def test_a_sample_is_well_formed(sample: Sample) -> None:
 
 def check_options(command: str) -> None:
     """Every option of a command of ours exists, whether it is run or not."""
-    for apps, found in (
-        (app, re.search(r"(?:^|\| )embedder (.*)", command)),
-        (eval_app, re.search(r"-m eval (.*)", command)),
-    ):
-        if not found:
-            continue
-        name, *words = shlex.split(found[1].partition(" | ")[0], comments=True)
-        known: Any = vars(typer.main.get_command(apps))["commands"][name]
-        options = {text for option in known.params for text in option.opts}
-        assert {word for word in words if word.startswith("--")} <= options, command
+    match = re.search(r"(?:^|\| |-m )embedder (.*)", command)
+    if match is None:
+        return
+    name, *words = shlex.split(match[1].partition(" | ")[0], comments=True)
+    known: Any = vars(typer.main.get_command(app))["commands"][name]
+    if name in late.GROUPS:
+        known = late.command(name, words[0])
+    options = {text for option in known.params for text in option.opts}
+    assert {word for word in words if word.startswith("--")} <= options, command
 
 
 def test_the_tables_name_samples_that_there_are() -> None:

@@ -10,14 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadRequest
 
-# Files with these suffixes are taken from folders; a file that is named itself may have any name.
-AUDIO_SUFFIXES: Final = (
-    *(".wav", ".wave", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac"),
-    *(".mp2", ".mp3", ".aac", ".ac3", ".eac3", ".amr", ".ogg", ".oga", ".opus", ".spx"),
-    *(".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".mka", ".mkv", ".webm", ".wma", ".asf"),
-)
 _URL: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 

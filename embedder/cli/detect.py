@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from embedder.cli import options as opt
 from embedder.cli import start
 from embedder.cli.report import Report
-from embedder.defaults import DEFAULT_DETECTOR
+from embedder.defaults import DEFAULT_DETECTOR, MEDIAN, THRESHOLD
 from embedder.errors import BadRequest, EmbedderError
 from embedder.events.formats import (
     FORMATS,
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from embedder.model import AudioEmbedder
 
 
-# Threshold or thresholds by label, median, min_duration_ms, merge_gap_ms.
 class Options(NamedTuple):
-    """What makes an event; `EventRules.of` explains it."""
+    """What makes an event, by the names of `EventRules.of`, which explains each."""
 
     threshold: float | dict[str, float]
     median: int
@@ -41,9 +40,9 @@ def detect(
     paths: opt.Paths,
     output: opt.Events = None,
     form: opt.EventFormat = None,
-    threshold: opt.Threshold = 0.5,
+    threshold: opt.Threshold = THRESHOLD,
     thresholds: opt.Thresholds = None,
-    median: opt.Median = 9,
+    median: opt.Median = MEDIAN,
     min_duration_ms: opt.MinDurationMs = 0.0,
     merge_gap_ms: opt.MergeGapMs = 0.0,
     model: opt.Detector = DEFAULT_DETECTOR,
@@ -103,7 +102,7 @@ def _format_name(
 
 
 def _check_folder(files: start.Files, folder: Path, form: str, overwrite: bool) -> None:
-    """A folder gets a file a recording; none may be there, and no two the same."""
+    """BadRequest if a recording's file is already in the folder, or two would get the same name."""
     targets: dict[Path, str] = {}
     for path in map(files.name, files.paths):
         target = _beside(folder, path, form)
@@ -125,7 +124,7 @@ def _sink(
     band_hz: tuple[float, float],
     overwrite: bool,
 ) -> Callable[[Recording], None]:
-    """Where recordings go, until the stack is closed."""
+    """A function that writes a recording; closing the stack completes what it has written."""
     if output is not None and name is not None and output.is_dir():
         return _into_folder(output, name, band_hz)
     sink = stack.enter_context(start.lines_to(output, overwrite))
@@ -154,7 +153,7 @@ def _into_folder(
 
 
 def _table(recording: Recording) -> str:
-    """For people: nothing of a file that failed, which stderr tells."""
+    """Lines for people; none for a file that failed, which stderr reports."""
     if recording.error is not None:
         return ""
     rows = [
@@ -167,7 +166,7 @@ def _table(recording: Recording) -> str:
 def _recordings(
     embedder: AudioEmbedder, files: start.Files, options: Options, workers: int
 ) -> Iterator[Recording]:
-    """The events of every file, or why it failed, in order."""
+    """Every file in order: its events, or the reason why it failed."""
     from embedder.audio.ahead import decode_ahead
 
     with closing(decode_ahead(files.paths, embedder.sample_rate, workers)) as decoded:
@@ -190,14 +189,14 @@ def _measured(blocks: Iterable[Samples], lengths: list[int]) -> Iterator[Samples
 
 
 def _by_label(path: Path) -> dict[str, float]:
-    """Thresholds from a JSON object."""
+    """Read thresholds by label from a JSON object."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        thresholds = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BadRequest(f"cannot read thresholds from {str(path)!r}: {error}") from error
-    if not isinstance(found, dict) or not all(_is_number(value) for value in found.values()):
+    if not isinstance(thresholds, dict) or not all(map(_is_number, thresholds.values())):
         raise BadRequest(f"{path} holds no object of label: threshold")
-    return found
+    return thresholds
 
 
 def _is_number(value: object) -> bool:

@@ -15,11 +15,12 @@ from embedder.cli import start
 from embedder.cli.report import Report
 from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
+from embedder.extras import require_extra
 
 if TYPE_CHECKING:
     from embedder.bulk.parts import Existing
 
-TEXT_FORMATS: Final = ("jsonl", "csv")  # that stdout takes
+TEXT_FORMATS: Final = ("jsonl", "csv")  # which stdout can take
 
 
 def embed(
@@ -39,6 +40,7 @@ def embed(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Write an embedding of every file to one table."""
+    require_extra("bulk")
     from embedder.bulk.parts import check_output
 
     if resume and overwrite:
@@ -67,7 +69,7 @@ def embed(
 
 @contextmanager
 def _table(output: Path, form: str | None, resume: bool) -> Iterator[Path]:
-    """The table to write: `output`, or a temporary file that goes to stdout at the end."""
+    """The table to write: `output`, or a temporary file that is copied to stdout at the end."""
     if output != start.STDOUT:
         if form is not None:
             raise BadRequest("--format goes with -o -; the suffix of a file names its format")

@@ -1,4 +1,4 @@
-"""`embedder models`: what there is, and with --profile what it costs, measured."""
+"""`embedder models` and `embedder fetch`: what there is, what it costs, and its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedder.zoo import MODELS, ModelSpec, lookup
 Row: TypeAlias = dict[str, Any]
 Columns: TypeAlias = tuple[tuple[str, str], ...]
 
-# Titles of columns and keys of rows; those that count are put to the right.
+# Titles of columns, and the keys of rows under them. Numbers are aligned to the right.
 LISTED: Final[Columns] = (
     ("name", "name"),
     ("family", "family"),
@@ -52,6 +52,16 @@ def models(
     typer.echo(_table(rows, PROFILED if profile else LISTED))
 
 
+def fetch(names: opt.Names) -> None:
+    """Download models, check them, and say where they are."""
+    from embedder import checkpoints
+
+    specs = [lookup(name) for name in names]
+    for spec in specs:
+        checkpoints.load(spec)  # from disk or downloaded; checked either way
+        typer.echo(checkpoints.find(spec))
+
+
 def _profiled(names: list[str] | None) -> list[Row]:
     specs = {name: lookup(name) for name in names or ()}
     from embedder.complexity import architectures, measure
@@ -60,11 +70,11 @@ def _profiled(names: list[str] | None) -> list[Row]:
     rows = []
     with Report(len(specs), "models") as report:
         for name, spec in specs.items():
-            found = measure(spec)
+            cost = measure(spec)
             measured = {
-                "measured_params": round(found.params / 1e6, 3),
-                "measured_macs": round(found.macs / 1e9, 3),
-                "peak_mb": round(found.peak_bytes / 1e6, 1),
+                "measured_params": round(cost.params / 1e6, 3),
+                "measured_macs": round(cost.macs / 1e9, 3),
+                "peak_mb": round(cost.peak_bytes / 1e6, 1),
             }
             rows.append(_row(name, spec) | measured)
             report.file(name, None)
@@ -90,7 +100,7 @@ def _row(name: str, spec: ModelSpec) -> Row:
 
 
 def _table(rows: Sequence[Row], columns: Columns) -> str:
-    """Aligned, and never cut to a terminal's width."""
+    """Text in aligned columns, never cut to a terminal's width."""
     titles = [title for title, _ in columns]
     cells = [titles, *([_cell(key, row[key]) for _, key in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

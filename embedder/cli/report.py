@@ -1,4 +1,4 @@
-"""What a person hears of a command that works through files."""
+"""Progress and failures of a command that works through files, for the person at the terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SOME_FAILED: Final = 1
 
 
 def counted(count: int, noun: str) -> str:
-    """As in "1 file", "2 files"."""
+    """A number with its noun: "1 file", "2 files"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 class Report:
-    """Failures, on stderr; also progress where that is a terminal."""
+    """Shows failures on stderr, and progress where that is a terminal."""
 
     def __init__(self, n_files: int, what: str = "files") -> None:
         self.failed = 0
@@ -36,7 +36,7 @@ class Report:
         self._progress.stop()
 
     def file(self, path: str, error: str | None, note: str | None = None) -> None:
-        """One file is done, or has failed; a note says what is missing of one that did not fail."""
+        """Count a file that is done or has failed; `note` says what is missing of a good one."""
         if note is not None:
             self.note(path, note)
         if error is not None:
@@ -45,15 +45,15 @@ class Report:
         self._progress.advance(self._task)
 
     def note(self, path: str, note: str) -> None:
-        """What is missing of a file that did not fail."""
+        """Say what is missing of a file that did not fail."""
         self.say(f"{path}: {note}")
 
     def say(self, line: str) -> None:
-        """One line on stderr, above the progress."""
+        """Print a line on stderr, above the progress."""
         self._console.print(line)
 
     def exit(self, output: str = "") -> None:
-        """End the command as its failures demand."""
+        """End the command; exit code 1 if a file failed."""
         if self.failed or self._console.is_terminal:
             self.say(f"{output}{counted(self._n_files, 'file')}, {self.failed} failed")
         raise typer.Exit(SOME_FAILED if self.failed else 0)

@@ -1,4 +1,4 @@
-"""What commands that work through files begin with: the files, the decoders, the model."""
+"""How a command that works through files begins: it finds the files and loads the model."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ SHOWN: Final = 5  # files that a message names
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of a command, and what their rows are called."""
+    """The files of a command, and the names of their rows."""
 
     paths: list[str]
-    piped: str | None  # where audio that came on stdin lies
+    piped: str | None  # the file that keeps audio from stdin
 
     def name(self, path: str) -> str:
-        """A path as rows hold it; "-" for audio that came on stdin."""
+        """The name of a file in rows: its path, or "-" for audio from stdin."""
         return "-" if path == self.piped else printable(path)
 
 
 def files(paths: Sequence[str]) -> Files:
-    """The files that the arguments name, at least one."""
+    """The files that the arguments name; BadRequest if there are none."""
     piped, listed = stdin.read() if "-" in paths else (None, [])
     skipped: list[str] = []
     names = find_audio(paths, listed if piped is None else [piped], skipped)
@@ -52,7 +52,7 @@ def files(paths: Sequence[str]) -> Files:
 
 
 def workers(chosen: int | None) -> int:
-    """How many processes decode."""
+    """The number of processes that decode."""
     from embedder.audio.ahead import default_workers
 
     return default_workers() if chosen is None else chosen
@@ -61,7 +61,7 @@ def workers(chosen: int | None) -> int:
 def load(
     name: str, weights: Path | None, device: str, runtime: str, taps: str | None = None
 ) -> AudioEmbedder:
-    """The model; `taps` separated by commas."""
+    """Load the model of a command; `taps` are separated by commas."""
     wait_asleep()
     chosen = None if taps is None else [tap.strip() for tap in taps.split(",")]
     with _uncollected():
@@ -75,7 +75,7 @@ def load(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """What is made here stays, so Python's collector need not look through it, now or later."""
+    """Spare Python's garbage collector all that is made inside: it stays until the process ends."""
     gc.disable()
     try:
         yield
@@ -86,7 +86,7 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def lines_to(output: Path | None, overwrite: bool) -> Iterator[TextIO]:
-    """A file to write text to, or stdout, which "-" also names."""
+    """Open a file to write text to; None and "-" are stdout."""
     if output is None or output == STDOUT:
         yield sys.stdout
         return

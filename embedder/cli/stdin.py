@@ -1,4 +1,4 @@
-"""What comes on stdin where a command is given "-": audio, or a list of files."""
+"""Reads stdin where a command is given "-": audio, or a list of files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _HEAD: Final = 1 << 16  # bytes looked at; no format that is decoded does long w
 
 
 def read() -> tuple[str | None, list[str]]:
-    """Where the audio lies that came, or else the files that were listed, one a line.
+    """The path of the audio that came and an empty list, or None and the files that were listed.
 
-    No name of a file can hold a NUL, so bytes that do are audio. It is kept in a temporary file
-    until the process ends, because decoding seeks, often in another process.
+    A list has a file a line. No name of a file can hold a NUL, so bytes that hold one are audio.
+    It is kept in a temporary file until the process ends, because decoding seeks, often in another
+    process.
     """
     head = sys.stdin.buffer.read(_HEAD)
     if b"\0" in head:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from embedder.checkpoints import cache_dir
 from embedder.identity import numbers
 from embedder.networks.dymn import DyMN
-from embedder.process import keep_freed_memory, threads
+from embedder.process import threads
 from embedder.runtime import network_cache
 from embedder.runtime.base import EngineInput, backbone_names, features_of, joined
 from embedder.runtime.conversion import ANY, KERNELS, GraphShape, convert
@@ -89,7 +89,6 @@ class OpenVINOEngine:
 
     def __init__(self, network: EngineInput, precision: str) -> None:
         self.name = f"openvino cpu {precision}"
-        keep_freed_memory()  # log-mels need it again and again
         self._network = network
         self._log_mel = TracedLogMel(network.frontend, network.windows)
         self._precision = precision

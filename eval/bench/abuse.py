@@ -225,7 +225,9 @@ def _earlier(path: Path | None) -> dict[str, str]:
         content: Any = json.loads(path.read_text("utf-8"))
         return {row["row"]: row["measured"] for row in content["rows"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BadRequest(f"{path} is no result of `eval abuse --json` ({error})") from error
+        raise BadRequest(
+            f"{path} is no result of `embedder bench abuse --json` ({error})"
+        ) from error
 
 
 def _chosen(name: str, patterns: Sequence[str]) -> bool:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from embedder.audio.ahead import default_workers
 from embedder.errors import BadRequest
-from embedder.process import VARIABLE, available_cores, wait_asleep
+from embedder.process import VARIABLE, available_cores, keep_freed_memory, wait_asleep
 from eval.bench.material import FORMATS, RATE, clip, encoded, write_checkpoint
 from eval.bench.report import TableRow, report
 
@@ -141,6 +141,7 @@ def _load(checkpoint: Path, sharing: Sharing) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: sharing.cores])
     os.environ[VARIABLE] = str(sharing.threads)
     wait_asleep()
+    keep_freed_memory()
     from embedder.cli.start import load
 
     _model = load(str(checkpoint), None, "cpu", "auto")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
-from embedder.process import available_cores
+from embedder.process import available_cores, keep_freed_memory
 from eval.bench.material import SECONDS, random_model
 from eval.bench.memory import peak_megabytes
 from eval.bench.plain import PlainEmbedder
@@ -88,6 +88,8 @@ class Contender:
 
 def _contend(pipe: Connection, case: Case, way: str) -> None:
     """Take a turn whenever True comes through the pipe; at False, send the result and end."""
+    if way != PLAIN:
+        keep_freed_memory()  # as all our programs do
     torch.set_num_threads(case.threads)
     model = random_model(case.model)
     if torch.cuda.is_available():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedder.frontend import MEL, PREEMPHASIS, LogMel, mel_bank
+from embedder.frontend import MEL, PREEMPHASIS, LogMel, mel_bank, normalise_
 from embedder.model import AudioEmbedder
 from embedder.networks.dymn import DynamicBlock, Forms
 from embedder.networks.dynamic import DynamicConv, Form
@@ -58,8 +58,7 @@ def log_mel(wave: Tensor, frontend: LogMel) -> Tensor:
     )
     power = torch.view_as_real(spectrum).square().sum(-1)
     mel = mel_bank(cfg).to(power) @ power
-    mel = mel + cfg.floor if cfg.floor_mode == "add" else mel.clamp(min=cfg.floor)
-    return (mel.log() + 4.5) / 5.0
+    return normalise_(mel, cfg)
 
 
 def grouped(backbone: Any) -> Any:

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from embedder.audio.decode import load_audio
+from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadAudio
-from embedder.frontend import LogMel
+from embedder.frontend import SCALE, SHIFT, LogMel, normalise_
 from embedder.zoo import MEL_32K, MelConfig
 from eval.data.synth import sounds
 
-SUFFIXES: Final = frozenset({".opus", ".ogg", ".wav", ".flac", ".mp3", ".m4a"})
 FRAMES: Final = "frames.npy"
 INDEX: Final = "clips.csv"
 CHUNK_S: Final = 30  # seconds analysed at once: a whole long clip would take too much memory
@@ -45,12 +45,12 @@ class CorpusClip:
 
 def to_power(mel: torch.Tensor, config: MelConfig = MEL_32K) -> torch.Tensor:
     """Turn normalised log-mels back into mel power, same shape: the inverse of `to_log_mel`."""
-    return (mel * 5.0 - 4.5).exp().sub(config.floor).clamp(min=0.0)
+    return (mel * SCALE - SHIFT).exp().sub(config.floor).clamp(min=0.0)
 
 
 def to_log_mel(power: torch.Tensor, config: MelConfig = MEL_32K) -> torch.Tensor:
     """Turn mel power into the normalised log-mels that networks take, same shape."""
-    return (power.add(config.floor).log() + 4.5) / 5.0
+    return normalise_(power.clone(), config)
 
 
 def clip_power(wave: NDArray[np.float32], frontend: LogMel) -> NDArray[np.float16]:
@@ -116,7 +116,7 @@ def audio_files(roots: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     """Yield (name, path) of every sound below the roots, in order; names begin with the root's."""
     for root in roots:
         for path in sorted(root.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in AUDIO_SUFFIXES:
                 yield f"{root.name}/{path.relative_to(root).as_posix()}", path
 
 

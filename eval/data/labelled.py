@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.audio.decode import load_audio
+from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadRequest
+from eval.data.esc10_fsdd import esc10_class, esc10_fold
 
-SUFFIXES: Final = frozenset({".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
 Samples = NDArray[np.float32]
 
 
@@ -104,11 +104,9 @@ def labelled_folder(root: Path) -> Dataset:
     """Read class folders (CLASS/SOUND); file names as ESC-10's, "FOLD-ID-TAKE.ogg", give folds."""
     examples = []
     for path in sorted(root.glob("*/*")):
-        if path.suffix.lower() in SUFFIXES:
-            # ESC-10 was published with numbered folders: "001 - Dog bark".
-            label = re.sub(r"^\d+[ _]-[ _]", "", path.parent.name).replace("_", " ")
-            fold = re.match(r"(\d+)-\d+-[A-Z]", path.name)
-            examples.append(Example(path, frozenset({label}), fold[1] if fold else ""))
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            label = esc10_class(path).replace("_", " ")
+            examples.append(Example(path, frozenset({label}), esc10_fold(path)))
     return _dataset(examples, f"{root}/CLASS/SOUND")
 
 

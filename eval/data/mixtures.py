@@ -1,7 +1,4 @@
-"""Mixtures of ESC-10 excerpts over faint noise, whose onsets and offsets are known.
-
-The data folder holds `esc10/CLASS/FOLD-ID-TAKE.ogg` (github.com/karolpiczak/ESC-10).
-"""
+"""Mixtures of ESC-10 excerpts over faint noise, whose onsets and offsets are known."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from embedder.audio.decode import Samples, load_audio
 from embedder.errors import BadRequest
 from eval.data.annotations import TrueEvent
 from eval.data.clips import Clip
+from eval.data.esc10_fsdd import ESC10, esc10_class, esc10_files, esc10_fold
 
 MIX_SECONDS: Final = 10.0
 BACKGROUND: Final = 10 ** (-50 / 20)  # RMS of the noise, -50 dB
@@ -28,9 +26,9 @@ def mixtures(data: Path, folds: str, count: int, seed: int, split: str) -> list[
     Their events are known from onset to offset. `seed` decides everything; `split` becomes the
     clips' split and the beginning of their names.
     """
-    usable = [path for path in esc10_files(data) if path.stem[0] in folds]
+    usable = [path for path in esc10_files(data) if esc10_fold(path) in [*folds]]
     if not usable:
-        raise BadRequest(f"no sounds of the folds {folds!r} in {data / 'esc10'}")
+        raise BadRequest(f"no sounds of the folds {folds!r} in {data / ESC10}")
     rng = np.random.default_rng(seed)
     return [_mixture(f"{split}{index:03d}", split, usable, rng) for index in range(count)]
 
@@ -101,19 +99,3 @@ def _faded(samples: Samples, length: int) -> Samples:
     ramp = np.minimum(1, (np.arange(samples.size, dtype=np.float32) + 1) / max(1, length))
     faded: Samples = samples * ramp * ramp[::-1]
     return faded
-
-
-def esc10_class(path: Path) -> str:
-    """`001_-_Dog_bark` -> `Dog_bark`."""
-    return path.parent.name.split("_-_")[-1]
-
-
-def esc10_files(data: Path) -> list[Path]:
-    return data_files(data / "esc10", "*/[0-9]-*.ogg")
-
-
-def data_files(folder: Path, pattern: str) -> list[Path]:
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise BadRequest(f"no {pattern} in {folder}; name the folder of the data sets with --data")
-    return files

@@ -1,8 +1,8 @@
-"""The HEAR commands of `python -m eval`: options in, task folders and tables out."""
+"""The commands `embedder hear ...`: options in, task folders and tables out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -44,7 +44,10 @@ Names = Annotated[
 TasksDir = Annotated[
     Path | None, typer.Option(help="Folder of HEAR tasks; default: in the user's cache.")
 ]
-DataDir = Annotated[Path | None, typer.Option("--data", help="Data sets that recipes build from.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of esc10/ and fsdd/, which recipes build from."),
+]
 Out = Annotated[Path, typer.Option(help="Folder for results; a second run continues there.")]
 EnvDir = Annotated[
     Path | None,
@@ -60,7 +63,7 @@ AtOnce = Annotated[int | None, typer.Option("--jobs", min=1, help="Jobs at once.
 Options = Annotated[
     str, typer.Option("--model-options", help="JSON for load_model of every model.")
 ]
-OneModel = Annotated[str, typer.Option("--model", help="As for `hear`.")]
+OneModel = Annotated[str, typer.Option("--model", help="As for `embedder hear run`.")]
 Plots = Annotated[
     bool, typer.Option("--plots/--no-plots", help="Draw the paper's figures; needs matplotlib.")
 ]
@@ -82,7 +85,10 @@ def hear(
     jobs: AtOnce = None,
     plots: Plots = False,
 ) -> None:
-    """Score models by the official HEAR kit: validator, embeddings, predictions, one table."""
+    """Score models by the official HEAR kit; one table.
+
+    The kit validates each model, embeds each task and trains its predictors.
+    """
     if plots:
         require("matplotlib")
     from eval.hear.models import candidate, parse_options
@@ -108,18 +114,18 @@ def features(
         str, typer.Option(help="Some of the sets, with commas; default: all of Table II.")
     ] = "",
 ) -> None:
-    """The paper's Table II: which features of a model make the best embedding."""
+    """Compare the features of one model, as the paper's Table II does."""
     from dataclasses import replace
 
     from eval.hear.models import candidate
     from eval.hear.run import Setup
 
-    wanted = [name.strip() for name in sets.split(",") if name.strip()] or list(FEATURE_SETS)
-    unknown = [name for name in wanted if name not in FEATURE_SETS]
+    names = [name.strip() for name in sets.split(",") if name.strip()] or list(FEATURE_SETS)
+    unknown = [name for name in names if name not in FEATURE_SETS]
     if unknown:
         raise BadRequest(f"no feature set {unknown[0]!r}; choose from {', '.join(FEATURE_SETS)}")
     candidates = [
-        replace(candidate(model, {"taps": list(FEATURE_SETS[name])}), label=name) for name in wanted
+        replace(candidate(model, {"taps": list(FEATURE_SETS[name])}), label=name) for name in names
     ]
     setup = Setup(env, tasks_dir, data, out, grid, grid_points, jobs)
     _table(setup, candidates, tasks, "features", f"Feature sets of {model}", plots=False)
@@ -136,7 +142,7 @@ def models(
     jobs: AtOnce = None,
     plots: Plots = True,
 ) -> None:
-    """The paper's Fig. 2: quality against complexity, of all models whose weights are here."""
+    """Compare all models whose weights are here, as the paper's Fig. 2 does."""
     if plots:
         require("matplotlib")
     from embedder import checkpoints
@@ -201,7 +207,7 @@ def resample(
 
 
 def listing() -> None:
-    """The 19 tasks of HEAR, the recipes, and the best scores of the challenge."""
+    """List the 19 tasks of HEAR, the recipes, and the challenge's best scores."""
     from rich.console import Console
     from rich.table import Table
 
@@ -217,20 +223,10 @@ def listing() -> None:
     Console().print(table)
 
 
-COMMANDS: Final[dict[str, Callable[..., Any]]] = {
-    "hear": hear,
-    "hear-features": features,
-    "hear-models": models,
-    "hear-build": build,
-    "hear-resample": resample,
-    "hear-tasks": listing,
-}
-
-
 def _table(
     setup: Any, candidates: Sequence[Any], tasks: str, name: str, heading: str, plots: bool
 ) -> None:
-    """Run everything, then say and save what came of it."""
+    """Run all jobs, then show their results and save them."""
     from eval.hear import report as reports
     from eval.hear.run import Screen
 

@@ -28,6 +28,7 @@ import embedder
 from embedder.checkpoints import WEIGHTS_DIR_VARIABLE, cache_dir, weights_dirs
 from embedder.children import SAFE_PATH
 from embedder.errors import BadRequest, EmbedderError
+from eval.hear.startup import FOLDER_VARIABLE
 
 PACKAGES: Final = ("heareval==2021.1.3", "hearvalidator==2021.0.2", "hearbaseline==2021.1.1")
 LIBRARIES: Final = (
@@ -66,14 +67,15 @@ class Kit:
         runs. `threads` serve embedding; for predictions one is best, because heareval's networks
         are small.
         """
-        root = str(Path(embedder.__file__).resolve().parents[1])
-        sources = [] if root in site.getsitepackages() else [root]
-        path = [*sources, str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ours = Path(embedder.__file__).resolve().parents[1]
+        seen = [] if str(ours) in site.getsitepackages() else [str(ours)]
+        path = [*seen, *filter(None, [os.environ.get("PYTHONPATH")])]
         weights = [folder.resolve() for folder in weights_dirs()[:-1]]  # the last is the cache
         return {
             **os.environ,
             **SAFE_PATH,
             "PYTHONPATH": os.pathsep.join(path),
+            FOLDER_VARIABLE: str(Path.cwd()),
             "PYTHONUNBUFFERED": "1",
             "MPLBACKEND": "agg",
             "OMP_NUM_THREADS": str(threads),

@@ -1,8 +1,4 @@
-"""Tasks by name, made from data sets that are free to use.
-
-Their folder (`--data`) holds `esc10/CLASS/FOLD-ID-TAKE.ogg` (github.com/karolpiczak/ESC-10) and
-`fsdd/DIGIT_SPEAKER_TAKE.wav` (Free Spoken Digit Dataset, its `recordings`).
-"""
+"""Tasks by name, made from data sets that are free to use: `eval.data.esc10_fsdd` says which."""
 
 from __future__ import annotations
 
@@ -11,23 +7,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-import embedder
 from eval.data.clips import Clip, file_sound
-from eval.data.mixtures import MIX_SECONDS, data_files, esc10_class, esc10_files, mixtures
+from eval.data.esc10_fsdd import (
+    FSDD,
+    MIX_FOLDS,
+    esc10_class,
+    esc10_files,
+    esc10_fold,
+    spoken_digits,
+)
+from eval.data.mixtures import MIX_SECONDS, mixtures
 from eval.hear.plan import TaskPlan
 from eval.hear.sources import EVENT_SCORES
 
-DATA: Final = Path(embedder.__file__).resolve().parents[2] / "shared" / "audio"
-
 MIX_SIZES: Final = MappingProxyType({"train": 80, "valid": 30, "test": 40})
-# Folds of ESC-10 whose sounds a split may use: no recording is in two splits.
-MIX_FOLDS: Final = MappingProxyType({"train": "12", "valid": "3", "test": "4"})
 
 
 def esc10(data: Path) -> TaskPlan:
     """Environmental sounds, 10 classes, 5 s, by the folds as published."""
     clips = [
-        Clip(path.stem, file_sound(path), f"fold{int(path.stem[0]):02d}", (esc10_class(path),))
+        Clip(path.stem, file_sound(path), f"fold{int(esc10_fold(path)):02d}", (esc10_class(path),))
         for path in esc10_files(data)
     ]
     return TaskPlan("esc10", clips, "scene", "multiclass", ("top1_acc", "mAP"), 5.0)
@@ -35,16 +34,15 @@ def esc10(data: Path) -> TaskPlan:
 
 def digits(data: Path) -> TaskPlan:
     """Spoken digits, 1 s, split as FSDD says: takes 0-4 test, 5-9 validation, the rest training."""
-    clips = []
-    for path in data_files(data / "fsdd", "*_*_*.wav"):
-        digit, _, take = path.stem.split("_")
-        split = "test" if int(take) < 5 else "valid" if int(take) < 10 else "train"
-        clips.append(Clip(path.stem, file_sound(path), split, (digit,)))
+    clips = [
+        Clip(spoken.path.stem, file_sound(spoken.path), spoken.split, (spoken.digit,))
+        for spoken in spoken_digits(data / FSDD)
+    ]
     return TaskPlan("digits", clips, "scene", "multiclass", ("top1_acc",), 1.0)
 
 
 def events(data: Path) -> TaskPlan:
-    """Events to be found in 10 s mixtures of ESC-10 excerpts over faint noise."""
+    """Events to be detected in 10 s mixtures of ESC-10 excerpts over faint noise."""
     clips = []
     for number, (split, size) in enumerate(MIX_SIZES.items()):
         clips += mixtures(data, MIX_FOLDS[split], size, number, split)

@@ -1,8 +1,7 @@
-"""Many jobs at once, with progress, and what became of each."""
+"""Runs jobs side by side, shows their progress, and returns those that failed."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from embedder.checkpoints import cache_dir
 from embedder.cli.report import counted
 from embedder.errors import BadRequest, EmbedderError
+from embedder.process import available_cores
 from eval.hear import tasks
 from eval.hear.environment import Kit, create, default_folder, ready
 from eval.hear.facts import TASKS
 from eval.hear.jobs import Effort, HearJob
 from eval.hear.models import Candidate, Described, describe, validate
 from eval.hear.plan import write_task
-from eval.hear.recipes import DATA, RECIPES
+from eval.hear.recipes import RECIPES
 from eval.hear.tasks import HearTask
 
 VALIDATED: Final = "validator.log"
@@ -31,7 +31,7 @@ GRIDS: Final = ("default", "fast", "faster")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Where everything is, and how much effort goes in; None is a default."""
+    """The folders of a run, and how much effort it makes; None stands for a default."""
 
     env: Path | None
     tasks_dir: Path | None
@@ -44,29 +44,33 @@ class Setup:
     def run(
         self, candidates: Sequence[Candidate], names: str, screen: Screen
     ) -> tuple[list[HearJob], list[Failed]]:
-        """All models on all tasks: kit, validator, tasks at each model's rate, then the jobs."""
+        """Run all models on all tasks; returns the jobs, and those that failed.
+
+        Before that the kit is installed, each model is validated, and each task is brought to the
+        models' sample rates.
+        """
         if self.grid not in GRIDS:
             raise BadRequest(f"no grid {self.grid!r}; choose {', '.join(GRIDS)}")
-        folder, data, cores = self.tasks_dir or default_tasks(), self.data or DATA, os.cpu_count()
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
-        found = [
-            find_task(each, folder, data, cores or 1, screen)
-            for name in wanted
+        folder, cores = self.tasks_dir or default_tasks(), available_cores()
+        asked = [name.strip() for name in names.split(",") if name.strip()]
+        chosen = [
+            find_task(each, folder, self.data, cores, screen)
+            for name in asked
             for each in _folders(name)
         ]
         ours, out = kit(self.env, screen), self.out.resolve()
         effort = Effort(self.grid, self.grid_points)
-        models = [check(ours, one, out, screen) for one in candidates]
-        for task in found:
+        models = [check(ours, candidate, out, screen) for candidate in candidates]
+        for task in chosen:
             for rate in dict.fromkeys(model.sample_rate for model in models):
-                bring_to_rate(task, rate, cores or 1, screen)
-        jobs = [HearJob(model, task, out, effort) for model in models for task in found]
+                bring_to_rate(task, rate, cores, screen)
+        jobs = [HearJob(model, task, out, effort) for model in models for task in chosen]
         return jobs, work(ours, jobs, self.jobs or default_jobs(), screen)
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A job that ended badly, and why."""
+    """A job that failed, and the reason."""
 
     job: HearJob
     reason: str
@@ -89,26 +93,26 @@ class Screen:
         self.progress.stop()
 
     def say(self, line: str) -> None:
-        """One line above the progress."""
+        """Print a line above the progress."""
         self.console.print(line)
 
 
 def kit(folder: Path | None, screen: Screen) -> Kit:
-    """The kit in this folder, or where it lives by default; installed if it is not there."""
-    place = folder or default_folder()
-    found = ready(place)
-    if found is None:
-        screen.say(f"installing the HEAR kit into {place} (once, about a minute)")
-        found = create(place)
-    return found
+    """The kit in this folder or its default one; it is installed if it is not there."""
+    folder = folder or default_folder()
+    installed = ready(folder)
+    if installed is None:
+        screen.say(f"installing the HEAR kit into {folder} (once, about a minute)")
+        installed = create(folder)
+    return installed
 
 
 def default_tasks() -> Path:
-    """Where tasks live unless told otherwise."""
+    """The default folder of tasks."""
     return cache_dir() / "hear" / "tasks"
 
 
-def find_task(name: str, folder: Path, data: Path, workers: int, screen: Screen) -> HearTask:
+def find_task(name: str, folder: Path, data: Path | None, workers: int, screen: Screen) -> HearTask:
     """The task `folder / name`, or at the path `name`; a recipe's is built if it is not there."""
     for path in (folder / name, Path(name)):
         if (path / tasks.METADATA).is_file():
@@ -116,6 +120,11 @@ def find_task(name: str, folder: Path, data: Path, workers: int, screen: Screen)
     if name not in RECIPES:
         choices = ", ".join((*RECIPES, *TASKS))
         raise BadRequest(f"no task {name!r} in {folder}; put it there, or choose from {choices}")
+    if data is None:
+        raise BadRequest(
+            f"{name} is not built yet; --data names the folder of the data sets that it is built "
+            "from: docs/hear.md"
+        )
     plan = RECIPES[name](data)
     line = screen.progress.add_task(f"building {name}", total=len(plan.clips))
     screen.say(f"building {name} from {data}")
@@ -131,28 +140,28 @@ def bring_to_rate(task: HearTask, rate: int, workers: int, screen: Screen) -> No
         tasks.resample(task, rate, workers, lambda: screen.progress.advance(line))
 
 
-def check(kit: Kit, one: Candidate, out: Path, screen: Screen) -> Described:
-    """Load a model inside the kit and put it through the official validator, once."""
-    found = describe(kit, one)
-    record = out / one.folder / VALIDATED
-    header = f"{found.state_sha256}\n"
+def check(kit: Kit, candidate: Candidate, out: Path, screen: Screen) -> Described:
+    """Load a model inside the kit, and validate it unless these weights were validated before."""
+    described = describe(kit, candidate)
+    record = out / candidate.folder / VALIDATED
+    header = f"{described.state_sha256}\n"
     if record.is_file() and record.read_text("utf-8").startswith(header):
-        return found
-    said = validate(kit, one)
+        return described
+    said = validate(kit, candidate)
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(header + said, "utf-8")
-    screen.say(f"hearvalidator accepts {one.label}")
-    return found
+    screen.say(f"hearvalidator accepts {candidate.label}")
+    return described
 
 
 def work(kit: Kit, jobs: Sequence[HearJob], at_once: int, screen: Screen) -> list[Failed]:
     """Run the jobs, `at_once` of them at a time, sharing the cores; returns those that failed."""
     stop = Event()
-    threads = max(1, (os.cpu_count() or 1) // at_once)
+    threads = max(1, available_cores() // at_once)
     overall = screen.progress.add_task("jobs", total=len(jobs))
     failed: list[Failed] = []
     with ThreadPoolExecutor(at_once) as pool:
-        futures = {pool.submit(_one, kit, job, threads, screen, stop): job for job in jobs}
+        futures = {pool.submit(_run_job, kit, job, threads, screen, stop): job for job in jobs}
         try:
             for future in as_completed(futures):
                 error = future.exception()
@@ -170,11 +179,11 @@ def work(kit: Kit, jobs: Sequence[HearJob], at_once: int, screen: Screen) -> lis
 
 
 def default_jobs() -> int:
-    """As many as there are cores: heareval's networks are too small for more than one thread."""
-    return os.cpu_count() or 1
+    """One job a core: heareval's networks are too small for more than one thread."""
+    return available_cores()
 
 
-def _one(kit: Kit, job: HearJob, threads: int, screen: Screen, stop: Event) -> None:
+def _run_job(kit: Kit, job: HearJob, threads: int, screen: Screen, stop: Event) -> None:
     title = _title(job)
     if job.scores() is not None:
         screen.say(f"{title}: kept from an earlier run")
@@ -193,7 +202,7 @@ def _one(kit: Kit, job: HearJob, threads: int, screen: Screen, stop: Event) -> N
 
 
 def _folders(name: str) -> tuple[str, ...]:
-    """A task's folders: those of HEAR's 19 by our name, else the name itself."""
+    """The folders of a task: several for some of HEAR's 19; other names are folders themselves."""
     return TASKS[name].folders if name in TASKS else (name,)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from embedder.defaults import AUDIO_SUFFIXES
 from embedder.errors import BadRequest
 from eval.data.annotations import TrueEvent
 from eval.data.clips import Clip, file_sound
@@ -25,13 +26,7 @@ from eval.hear.tasks import TRAIN_VALID_TEST
 
 FOLDS: Final = 5
 EVENT_SCORES: Final = ("event_onset_200ms_fms", "segment_1s_er")
-SUFFIXES: Final = frozenset(
-    (
-        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".aif", ".aiff"),
-        *(".au", ".caf", ".w64", ".wma", ".webm", ".mka", ".amr", ".ac3"),
-    )
-)
-# What a column means -> the names that it may have.
+# Column names that are understood, by meaning.
 COLUMNS: Final = {
     "file": ("file", "filename", "path", "audio", "wav"),
     "label": ("label", "labels", "class", "category", "event_label"),
@@ -149,7 +144,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _audio(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
 
 
 def _slug(path: Path, root: Path) -> str:

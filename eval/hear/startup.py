@@ -26,6 +26,9 @@ from typing import Any, Final
 
 # The function that `python -m MODULE` would call. It is called on the imported module: to run the
 # module as a script would load it a second time, without what was mended.
+# The user's folder, which may hold a HEAR module of theirs; it is looked into last.
+FOLDER_VARIABLE: Final = "EVAL_HEAR_FOLDER"
+# What `python -m MODULE` would call, so that the module is imported, and mended, only once.
 ENTRIES: Final = {
     "heareval.embeddings.runner": "runner",
     "heareval.predictions.runner": "runner",
@@ -223,6 +226,7 @@ def _install(name: str, **contents: Any) -> None:
 def main(arguments: list[str]) -> None:
     """Run a module, or describe its model: `[--options JSON] [--describe] MODULE ARGUMENTS...`."""
     options: dict[str, Any] = {}
+    sys.path += filter(None, [os.environ.get(FOLDER_VARIABLE)])
     if arguments[:1] == ["--options"]:
         options, arguments = json.loads(arguments[1]), arguments[2:]
     if arguments[:1] == ["--describe"]:

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from embedder.defaults import DEFAULT_DETECTOR
+from embedder.defaults import DEFAULT_DETECTOR, FRAME_MS, MEDIAN
 from embedder.errors import BadRequest
 from embedder.extras import require
 from eval.data.annotations import TrueEvent, Truth, read_truth
@@ -40,7 +40,7 @@ SEGMENT_S: Final = 1.0
 COLLAR_S: Final = 0.2  # that an onset may be off; an offset this or a share of the length
 OFFSET_SHARE: Final = 0.2
 LIBRARIES: Final = ("sed_scores_eval", "sed_eval", "dcase_util")
-_FRAME_S: Final = 0.04
+_FRAME_S: Final = FRAME_MS / 1000
 
 
 def evaluation_labels(labels: Sequence[str], truth: Truth) -> tuple[str, ...]:
@@ -140,7 +140,6 @@ def f1(
 def evaluate(model: AudioEmbedder, clips: Mapping[str, Path], truth: Truth) -> dict[str, float]:
     """All scores of a detector on annotated clips; `clips` are files by name."""
     from embedder.audio.decode import load_audio
-    from embedder.defaults import MEDIAN
     from embedder.events.finder import EventFinder, EventRules, MedianFilter, in_order
 
     rules = EventRules.of(model.labels)

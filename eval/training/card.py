@@ -17,6 +17,15 @@ from numpy.typing import NDArray
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
 from eval.data.corpus import audio_files
+from eval.data.esc10_fsdd import (
+    DIGITS,
+    ESC10,
+    FSDD,
+    HELD_OUT_FOLD,
+    HELD_OUT_FOLDERS,
+    HELD_OUT_SPEAKER,
+    spoken_digits,
+)
 from eval.data.labelled import Dataset, Example, Waves, labelled_folder
 from eval.scores.metrics import accuracy, centred_cosine, mean_average_precision, relative_error
 from eval.training.distill import top_labels
@@ -24,29 +33,28 @@ from eval.training.probe import embed, fit_probe
 
 # "clf2" and the "se" taps are left out: a student may represent these inner values otherwise.
 TAPS: Final = ("b5", "b11", "b13", "b15", "clf1", "logits")
-ESC_TEST_FOLD: Final = "4"
-HELD_OUT_SPEAKER: Final = "lucas"
-HELD_OUT_FOLDERS: Final = ("distill/kenney", "distill/librosa")
-DIGIT_TEST_TAKES: Final = 5  # FSDD's own split: takes 0-4 of every speaker and digit are test
-BEGIN: Final = "<!-- scores: python -m eval card -->"
+BEGIN: Final = "<!-- scores: embedder score card -->"
 END: Final = "<!-- /scores -->"
 
 
 def digits(root: Path) -> Dataset:
     """FSDD: DIGIT_SPEAKER_TAKE.wav; folds "train", and "test-SPEAKER" for takes 0 to 4."""
-    examples = []
-    for path in sorted(root.glob("*.wav")):
-        digit, speaker, take = path.stem.split("_")
-        fold = f"test-{speaker}" if int(take) < DIGIT_TEST_TAKES else "train"
-        examples.append(Example(path, frozenset({digit}), fold))
-    return Dataset(tuple("0123456789"), tuple(examples))
+    examples = [
+        Example(
+            spoken.path,
+            frozenset({spoken.digit}),
+            f"test-{spoken.speaker}" if spoken.split == "test" else "train",
+        )
+        for spoken in spoken_digits(root)
+    ]
+    return Dataset(DIGITS, tuple(examples))
 
 
 def held_out_files(audio: Path) -> dict[str, list[Path]]:
     """The sound that no training run of the bundled model sees, by set."""
-    fold = [e.path for e in labelled_folder(audio / "esc10").examples if e.fold == ESC_TEST_FOLD]
-    speaker = sorted((audio / "fsdd").glob(f"*_{HELD_OUT_SPEAKER}_*.wav"))
-    sets = {f"ESC-10 fold {ESC_TEST_FOLD}": fold, f"FSDD {HELD_OUT_SPEAKER}": speaker}
+    fold = [e.path for e in labelled_folder(audio / ESC10).examples if e.fold == HELD_OUT_FOLD]
+    speaker = sorted((audio / FSDD).glob(f"*_{HELD_OUT_SPEAKER}_*.wav"))
+    sets = {f"ESC-10 fold {HELD_OUT_FOLD}": fold, f"FSDD {HELD_OUT_SPEAKER}": speaker}
     sets |= {name: [path for _, path in audio_files([audio / name])] for name in HELD_OUT_FOLDERS}
     if missing := [name for name, files in sets.items() if not files]:
         raise BadRequest(f"{audio} holds nothing of {', '.join(missing)}; name the audio folder")
@@ -77,13 +85,13 @@ def tap_table(student: AudioEmbedder, teacher: AudioEmbedder, audio: Path) -> st
 
 def probe_table(models: Mapping[str, tuple[AudioEmbedder, Sequence[str]]], audio: Path) -> str:
     """Score linear probes on each model's taps: accuracy on ESC-10 and on digits, in Markdown."""
-    sounds, spoken = labelled_folder(audio / "esc10"), digits(audio / "fsdd")
+    sounds, spoken = labelled_folder(audio / ESC10), digits(audio / FSDD)
     held_out = f"test-{HELD_OUT_SPEAKER}"
     others = tuple(fold for fold in spoken.folds if fold not in ("train", held_out))
-    tests = [(sounds, (ESC_TEST_FOLD,)), (spoken, (held_out,)), (spoken, others)]
+    tests = [(sounds, (HELD_OUT_FOLD,)), (spoken, (held_out,)), (spoken, others)]
     header = [
         "linear probe on",
-        f"ESC-10, folds 1-3 → {ESC_TEST_FOLD}",
+        f"ESC-10, folds 1-3 → {HELD_OUT_FOLD}",
         f"digits, {HELD_OUT_SPEAKER}",
         "digits, the others",
     ]

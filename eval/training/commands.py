@@ -1,4 +1,4 @@
-"""The commands of `python -m eval`: options in, files and one table out.
+"""The commands `embedder train ...` and `embedder score card`: options in, files and a table out.
 
 What needs torch or scikit-learn is imported inside, so that help is quick.
 """
@@ -16,12 +16,11 @@ from embedder.cli.report import counted
 from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
 from embedder.extras import require
+from eval.data.esc10_fsdd import HELD_OUT
 from eval.training.console import chosen_device, report, run, say
 
 LOG_EVERY: Final = 250
 SETTLING: Final = 24  # batches that measure the statistics of the finished student
-# What the bundled model's student never trains on, as paths in the corpus.
-HELD_OUT: Final = ("distill/kenney/*", "distill/librosa/*", "esc10/*/4-*", "fsdd/*_lucas_*")
 
 Model = Annotated[str, typer.Option(help="Model name or self-describing checkpoint.")]
 Weights = Annotated[Path | None, typer.Option(help="Its checkpoint, if not searched for.")]
@@ -42,12 +41,15 @@ def corpus(
     workers: int = 2,
     synthetic: Annotated[int, typer.Option(help="Made sounds to add.")] = 420,
 ) -> None:
-    """Decode sound once into mel-power frames, with some synthetic sounds, for `distill`."""
+    """Decode unlabelled sound once, into what `distill` reads.
+
+    Frames of mel power, with some synthetic sounds among them.
+    """
     from eval.data.corpus import build
 
-    found = build(roots, out, workers, synthetic=synthetic)
-    hours = sum(clip.frames for clip in found.clips) / 360_000
-    say(f"{counted(len(found), 'clip')}, {hours:.1f} h in {out}")
+    built = build(roots, out, workers, synthetic=synthetic)
+    hours = sum(clip.frames for clip in built.clips) / 360_000
+    say(f"{counted(len(built), 'clip')}, {hours:.1f} h in {out}")
 
 
 def distill(
@@ -61,8 +63,8 @@ def distill(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Distil a teacher's feature maps into a random student: how the bundled model was made."""
-    require("scipy", "sklearn")
+    """Distil a teacher's feature maps into a small model, as for the bundled one."""
+    require("scipy")
     import torch
 
     from embedder.model import AudioEmbedder
@@ -111,7 +113,7 @@ def logits(
     teacher: Annotated[list[str], typer.Option(help="Teacher; repeat for an ensemble.")],
     layout: Layout = "auto",
 ) -> None:
-    """Store teachers' mean logits for offline distillation with `distill-tags`."""
+    """Store teachers' mean logits, for `distill-tags`."""
     from embedder.model import AudioEmbedder
     from eval.data.labelled import open_dataset
     from eval.training.distill import ensemble_logits, save_logits
@@ -136,8 +138,7 @@ def distill_tags(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Distil tags by the papers' recipe: stored logits of teachers, or a teacher beside."""
-    require("sklearn")
+    """Distil tags by the papers' recipe, from stored logits or a teacher beside."""
     from embedder.model import AudioEmbedder
     from eval.data.labelled import Waves, open_dataset
     from eval.training.distill import (
@@ -159,9 +160,9 @@ def distill_tags(
         paths, taught = load_logits(stored)
         material = Material(Waves(paths, model.sample_rate), logits=taught)
     else:
-        found = open_dataset(data, layout)
-        targets = found.targets() if labelled else None
-        material = Material(found.waves(model.sample_rate), targets)
+        dataset = open_dataset(data, layout)
+        targets = dataset.targets() if labelled else None
+        material = Material(dataset.waves(model.sample_rate), targets)
     beside = AudioEmbedder.load(teacher, device=device) if teacher else None
     task = TagDistillation(model, material, DistillConfig(batch=batch, seed=seed), beside)
     # 8 of 200 epochs warm-up, 72 plateau, 95 ramp-down, 25 at 1 %.
@@ -189,8 +190,7 @@ def finetune(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Fine-tune on labelled sound; the result serves its own labels as tags."""
-    require("sklearn")
+    """Fine-tune a network on labelled sound; the result serves its labels as tags."""
     from embedder.model import AudioEmbedder
     from eval.data.labelled import open_dataset
     from eval.training.distill import peak_rate
@@ -198,15 +198,15 @@ def finetune(
     from eval.training.trainer import TrainConfig, Trainer
 
     train, test = open_dataset(data, layout).split(test_fold)
-    place = chosen_device(device)
-    base = AudioEmbedder.load(model, weights, device=place)
+    on = chosen_device(device)
+    base = AudioEmbedder.load(model, weights, device=on)
     peak = peak_rate(base.spec.network, 1e-3) if rate is None else rate
     config = FinetuneConfig(epochs, peak, batch, seconds, seed)
     task = Finetune(base, train, test, config)
     count = len(train.examples)
     every = 5 * config.per_epoch(count)
     loop = TrainConfig(
-        config.schedule(count), seed, every, every, device=place, amp=place.startswith("cuda")
+        config.schedule(count), seed, every, every, device=on, amp=on.startswith("cuda")
     )
     run(Trainer(task, out, loop, report=report))
     task.save(out / f"{out.name}.safetensors")
@@ -222,7 +222,11 @@ def probe(
     kind: Annotated[str, typer.Option(help="linear or mlp.")] = "linear",
     seed: Seed = 0,
 ) -> None:
-    """Train a classifier on frozen embeddings, in seconds; its file serves its labels as tags."""
+    """Train a classifier on frozen embeddings, in seconds.
+
+    Python, the command line and the server take its file where they take a model's name, and
+    serve its labels as tags.
+    """
     require("sklearn")
     from embedder.model import AudioEmbedder
     from eval.data.labelled import open_dataset
@@ -249,7 +253,7 @@ def card(
     weights: Annotated[Path | None, typer.Option(help="The teacher's checkpoint.")] = None,
     page: Annotated[Path | None, typer.Option(help="Card to put the tables into.")] = None,
 ) -> None:
-    """Every score of the bundled model's card, in one table."""
+    """Every score of the bundled model's card, as Markdown tables."""
     require("sklearn")
     from embedder.model import AudioEmbedder
     from eval.training.card import insert, scores

@@ -1,4 +1,4 @@
-"""The commands that make detectors of sound events: `mixtures`, `pseudo`, `detector`."""
+"""The commands that make detectors of sound events: `embedder train mixtures|pseudo|detector`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mixtures(
     count: int = 300,
     seed: Seed = 0,
 ) -> None:
-    """Mix ESC-10 excerpts with known onsets and offsets, to train and to judge detectors."""
+    """Mix ESC-10 excerpts at known times, to train and to judge detectors."""
     from eval.data.strong import write_mixtures
 
     annotations = write_mixtures(audio, out, folds, count, seed)
@@ -67,7 +67,7 @@ def detector(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a detector of sound events; the result serves `embedder detect` and the server."""
+    """Train a detector of sound events, for `embedder detect` and the server."""
     from embedder.model import AudioEmbedder
     from eval.data.labelled import open_dataset
     from eval.data.strong import PseudoLabels, open_strong
@@ -78,21 +78,21 @@ def detector(
     if (test is None) != (test_audio is None):
         raise BadRequest("--test and --test-audio go together")
     strong = open_strong(annotations, audio, names=names)
-    found = open_dataset(weak, layout) if weak is not None else None
+    weakly = open_dataset(weak, layout) if weak is not None else None
     lessons = Lessons(
         strong,
-        found.split(weak_but)[0] if found and weak_but else found,
+        weakly.split(weak_but)[0] if weakly and weak_but else weakly,
         PseudoLabels.open(pseudo, strong.labels) if pseudo is not None else None,
     )
     held_out = open_strong(test, test_audio, strong.labels, names) if test and test_audio else None
     config = DetectorConfig(epochs, rate, backbone_rate, batch=batch, seed=seed)
-    place = chosen_device(device)
-    base = AudioEmbedder.load(model, weights, device=place)
+    on = chosen_device(device)
+    base = AudioEmbedder.load(model, weights, device=on)
     start = detector_of(base, strong.labels, _sequence(sequence), dim, seed)
     task = DetectorTraining(start, lessons, config, held_out)
     schedule = lessons.schedule(config)
     every = max(1, schedule.steps // 10)
-    loop = TrainConfig(schedule, seed, every, every, device=place, amp=place.startswith("cuda"))
+    loop = TrainConfig(schedule, seed, every, every, device=on, amp=on.startswith("cuda"))
     run(Trainer(task, out, loop, task.optimizer, report))
     task.save(out / f"{out.name}.safetensors")
 

@@ -1,4 +1,6 @@
-"""Several processes train one model, each on batches of its own (`torchrun -m eval distill ...`).
+"""Several processes train one model, each on its own batches.
+
+`torchrun -m embedder train distill ...` starts them.
 
 On a few cores this beats more threads: small feature maps do not keep many threads busy. Without
 torchrun there is one process, and nothing here changes anything.

@@ -268,7 +268,7 @@ def test_fsdd_has_its_own_split_by_takes(tmp_path: Path, embedder: AudioEmbedder
 
 def test_the_tables_go_between_the_cards_markers(tmp_path: Path) -> None:
     page = tmp_path / "card.md"
-    page.write_text("above\n<!-- scores: python -m eval card -->\nold\n<!-- /scores -->\nbelow\n")
+    page.write_text("above\n<!-- scores: embedder score card -->\nold\n<!-- /scores -->\nbelow\n")
     insert(page, "| new |")
     insert(page, "| newer |")
     text = page.read_text()

@@ -1,4 +1,4 @@
-"""`python -m eval` from end to end, on tiny material and random weights."""
+"""The commands that train and score, from end to end, on tiny material and random weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from embedder import checkpoints
+from embedder.cli import app, late
 from embedder.model import AudioEmbedder
-from eval.__main__ import COMMANDS, app
+from eval.__main__ import NAMES, translated
 from eval.training.trainer import CHECKPOINT, LOG
 from tests.sounds import write_wav
 
@@ -52,15 +53,34 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_command_explains_itself() -> None:
-    for name in COMMANDS:
-        assert "Usage" in run(name, "--help")
+def test_every_command_explains_itself_as_its_group_does() -> None:
+    for group, listed in late.GROUPS.items():
+        groups_help = run(group, "--help")
+        for name, command in listed.commands.items():
+            assert f" {name} " in groups_help
+            assert f" {group} {name} [OPTIONS]" in run(group, name, "--help")
+            summary, *_ = (late.imported(command.function).__doc__ or "").partition("\n")
+            assert command.summary == summary, name
+
+
+def test_the_first_names_of_commands_still_work() -> None:
+    assert translated(["hear-build", "x"]) == ["hear", "build", "x"]
+    assert translated(["hear", "--tasks", "x"]) == ["hear", "run", "--tasks", "x"]
+    assert translated(["bench"]) == ["bench", "engines"]
+    assert translated(["bench", "server"]) == ["bench", "server"]
+    assert translated([]) == []
+    for group, name in NAMES.values():
+        assert name in late.GROUPS[group].commands
+    reached = {*NAMES.values()}
+    assert all(
+        (group, name) in reached for group in late.GROUPS for name in late.GROUPS[group].commands
+    )
 
 
 def test_a_corpus_distils_into_a_student(model: Path, sounds: Path, tmp_path: Path) -> None:
-    run("corpus", sounds, "--out", tmp_path / "corpus", "--workers", 1, "--synthetic", 28)
+    run("train", "corpus", sounds, "--out", tmp_path / "corpus", "--workers", 1, "--synthetic", 28)
     options = ("--teacher", model, "--steps", 3, "--hold-out", "synthetic/sweep-1*")
-    run("distill", tmp_path / "corpus", "--out", tmp_path / "sprout", *options)
+    run("train", "distill", tmp_path / "corpus", "--out", tmp_path / "sprout", *options)
     student = AudioEmbedder.load(str(tmp_path / "sprout" / "sprout.safetensors"), device="cpu")
     assert student.name == "sprout"
     weights = load_file(tmp_path / "sprout" / "sprout.safetensors")
@@ -70,9 +90,19 @@ def test_a_corpus_distils_into_a_student(model: Path, sounds: Path, tmp_path: Pa
 
 
 def test_stored_logits_distil_into_a_student(model: Path, sounds: Path, tmp_path: Path) -> None:
-    run("logits", sounds, "--out", tmp_path / "l.npz", "--teacher", model, "--teacher", model)
+    run(
+        "train",
+        "logits",
+        sounds,
+        "--out",
+        tmp_path / "l.npz",
+        "--teacher",
+        model,
+        "--teacher",
+        model,
+    )
     options = ("--student", model, "--logits", tmp_path / "l.npz", "--steps", 2, "--batch", 2)
-    run("distill-tags", sounds, "--out", tmp_path / "run", "--device", "cpu", *options)
+    run("train", "distill-tags", sounds, "--out", tmp_path / "run", "--device", "cpu", *options)
     assert AudioEmbedder.load(str(tmp_path / "run" / "run.safetensors"), device="cpu")
 
 
@@ -81,11 +111,11 @@ def test_finetuning_and_probing_tell_tones_from_noise(
 ) -> None:
     options = ("--model", model, "--test-fold", "4")
     tuning = ("--epochs", 2, "--batch", 4, "--seconds", 0.25, "--device", "cpu")
-    run("finetune", sounds, "--out", tmp_path / "tuned", *options, *tuning)
+    run("train", "finetune", sounds, "--out", tmp_path / "tuned", *options, *tuning)
     tuned = AudioEmbedder.load(str(tmp_path / "tuned" / "tuned.safetensors"), device="cpu")
     assert tuned.labels == ("noise", "tone")
     assert (tmp_path / "tuned" / CHECKPOINT).is_file()
-    output = run("probe", sounds, "--out", tmp_path / "probe.safetensors", *options)
+    output = run("train", "probe", sounds, "--out", tmp_path / "probe.safetensors", *options)
     assert "accuracy 1" in output
     probe = AudioEmbedder.load(str(tmp_path / "probe.safetensors"), device="cpu")
     wave = np.random.default_rng(9).normal(0, 0.2, RATE // 4).astype(np.float32)
@@ -98,15 +128,15 @@ def test_a_mistake_is_one_line(sounds: Path, tmp_path: Path) -> None:
         [*command, "--out", str(tmp_path / "p.safetensors")], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no model 'nobody'")
+    assert done.stderr.startswith("embedder: error: no model 'nobody'")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_processes_train_one_model_together(model: Path, sounds: Path, tmp_path: Path) -> None:
-    run("corpus", sounds, "--out", tmp_path / "corpus", "--workers", 1, "--synthetic", 28)
+    run("train", "corpus", sounds, "--out", tmp_path / "corpus", "--workers", 1, "--synthetic", 28)
     words = ("distill", tmp_path / "corpus", "--out", tmp_path / "both", "--teacher", model)
-    command = [sys.executable, "-m", "eval", *map(str, words), "--steps", "3"]
+    command = [sys.executable, "-m", "embedder", "train", *map(str, words), "--steps", "3"]
     command += ["--hold-out", "synthetic/sweep-1*"]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29873", "WORLD_SIZE": "2"}
     running = [

@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from embedder.audio.decode import load_audio
+from embedder.cli import app
 from embedder.errors import BadRequest
-from eval.__main__ import app
 from eval.bench import flac, matroska
 from eval.bench.abuse import AttackCost
 from eval.bench.attacks import ATTACKS, Bound, Target, material
@@ -200,7 +200,7 @@ def test_the_command_attacks_a_server_and_shows_the_run_before(tmp_path: Path) -
     earlier = tmp_path / "before.json"
     earlier.write_text(json.dumps({"rows": [{"row": row, "measured": "much"}]}), "utf-8")
     out = tmp_path / "after.json"
-    words = ["abuse", "--only", row, "--before", str(earlier)]
+    words = ["bench", "abuse", "--only", row, "--before", str(earlier)]
     result = CliRunner().invoke(app, [*words, "--json", str(out)], catch_exceptions=False)
     assert result.exit_code == 0
     assert f"| {row} | 200/400/413; 5 s; 150 MiB; stall 0.5 s | much |" in result.stdout
@@ -210,5 +210,6 @@ def test_the_command_attacks_a_server_and_shows_the_run_before(tmp_path: Path) -
 
 
 def test_a_row_that_there_is_not_is_an_error() -> None:
-    result = CliRunner().invoke(app, ["abuse", "--only", "nothing"])
-    assert isinstance(result.exception, BadRequest)
+    result = CliRunner().invoke(app, ["bench", "abuse", "--only", "nothing"])
+    assert result.exit_code == 2
+    assert "no row is named nothing" in result.stderr

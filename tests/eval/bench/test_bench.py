@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from eval.__main__ import app
+from embedder.cli import app
 from eval.bench.engines import Case, measure, noise
 from eval.bench.material import random_model
 from eval.bench.plain import PlainEmbedder
@@ -38,8 +38,10 @@ def test_every_way_is_timed_beside_the_plain_one() -> None:
 
 def test_the_command_writes_a_table_and_json(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    line = "bench --model mn01_as --job scene --batch 1 --threads 1 --engine eager --rounds 1 --out"
-    result = CliRunner().invoke(app, [*line.split(), str(out)])
+    line = (
+        "bench engines --model mn01_as --job scene --batch 1 --threads 1 --engine eager --rounds 1"
+    )
+    result = CliRunner().invoke(app, [*line.split(), "--out", str(out)])
     assert result.exit_code == 0
     assert "| mn01_as | scene | 1 | 1 | eager |" in result.stdout
     written = json.loads(out.read_text("utf-8"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.__main__ import app
+from embedder.cli import app
 from eval.bench import roads
 from eval.bench.crashes import Case, Ending, endings
 from eval.bench.material import clip, encoded
@@ -95,7 +95,7 @@ def test_requests_repeat_and_are_answered(tmp_path: Path) -> None:
 
 def test_the_command_counts_every_road(tmp_path: Path) -> None:
     out = tmp_path / "fuzz.json"
-    words = "fuzz --files 30 --requests 0 --checkpoints 6 --processes 1"
+    words = "bench fuzz --files 30 --requests 0 --checkpoints 6 --processes 1"
     paths = ["--keep", str(tmp_path / "kept"), "--json", str(out)]
     result = CliRunner().invoke(app, [*words.split(), *paths])
     rows = {row["road"]: row for row in json.loads(out.read_text("utf-8"))["rows"]}

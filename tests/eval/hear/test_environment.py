@@ -15,7 +15,7 @@ import pytest
 from embedder.errors import BadRequest
 from eval.hear import environment, startup
 from eval.hear.environment import Kit, KitFailed
-from eval.hear.run import Screen, find_task
+from eval.hear.run import Screen, default_jobs, find_task
 
 ROOT = Path(startup.__file__).resolve().parents[2]
 
@@ -62,13 +62,20 @@ def test_processes_of_the_kit_find_modules_and_weights_from_any_folder(
     monkeypatch.setenv("EMBEDDER_WEIGHTS_DIR", "weights")
     variables = Kit(tmp_path).variables(threads=3)
     assert variables["EMBEDDER_WEIGHTS_DIR"] == str(tmp_path / "weights")
-    assert variables["PYTHONPATH"].split(os.pathsep)[:2] == [str(ROOT), str(tmp_path)]
+    assert variables["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+    assert str(tmp_path) not in variables["PYTHONPATH"].split(os.pathsep)  # it comes last
+    assert variables[startup.FOLDER_VARIABLE] == str(tmp_path)
     assert variables["OMP_NUM_THREADS"] == "3"
 
 
 def test_an_unknown_task_names_the_choices(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"esc10, digits.*fsd50k"):
         find_task("esc11", tmp_path, tmp_path, 1, Screen())
+
+
+def test_a_recipe_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="--data names the folder"):
+        find_task("esc10", tmp_path, None, 1, Screen())
 
 
 def test_lightnings_old_trainer_arguments_are_mapped() -> None:
@@ -134,3 +141,10 @@ def test_the_start_up_module_runs_what_it_is_told(tmp_path: Path) -> None:
     assert (name, arguments[1:]) == ("__main__", ["--x", "1"])
     assert seen
     assert not is_module
+
+
+def test_jobs_are_counted_by_the_cores_that_a_container_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("eval.hear.run.available_cores", lambda: 3)
+    assert default_jobs() == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.__main__ import app
+from embedder.cli import app
 from eval.data.clips import write_wav
 from eval.hear.environment import Kit
 from eval.hear.models import candidate, validate
@@ -55,11 +55,11 @@ def test_own_data_becomes_a_table_and_a_second_run_keeps_it(
         (sounds, "sounds", ["--folds", "3", "--seconds", "0.5"]),
         (events, "events", ["--seconds", "1"]),
     ):
-        built = ["hear-build", str(source), "--name", name, "--tasks-dir", str(tasks), *more]
+        built = ["hear", "build", str(source), "--name", name, "--tasks-dir", str(tasks), *more]
         result = runner.invoke(app, built)
         assert result.exit_code == 0, result.output
     command = [
-        *("hear", "--tasks", "sounds,events", "--model", str(checkpoint), "--out", str(out)),
+        *("hear", "run", "--tasks", "sounds,events", "--model", str(checkpoint), "--out", str(out)),
         *("--tasks-dir", str(tasks), "--env", str(kit.folder)),
         *("--grid", "faster", "--grid-points", "1", "--jobs", "2"),
     ]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from embedder.cli import app
 from embedder.errors import BadRequest, EmbedderError
-from eval.__main__ import app
 from eval.hear import cli, facts, report
 from eval.hear.jobs import PREDICTED, SCORES, Effort, HearJob
 from eval.hear.models import Candidate, Described, candidate, parse_options
@@ -141,7 +141,7 @@ def test_feature_sets_are_the_papers() -> None:
 
 
 def test_the_tasks_are_listed_without_torch() -> None:
-    result = CliRunner().invoke(app, ["hear-tasks"])
+    result = CliRunner().invoke(app, ["hear", "tasks"])
     assert result.exit_code == 0
     for name in (*facts.TASKS, "esc10", "digits", "esc10_events"):
         assert name[:12] in result.output

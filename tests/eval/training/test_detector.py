@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from embedder import checkpoints
 from embedder.audio.decode import load_audio
+from embedder.cli import app
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
 from embedder.zoo import (
@@ -26,7 +27,6 @@ from embedder.zoo import (
     ModelSpec,
     NetworkConfig,
 )
-from eval.__main__ import app
 from eval.data.annotations import TrueEvent, read_truth
 from eval.data.labelled import Dataset, Example
 from eval.data.mixtures import mixtures
@@ -408,13 +408,31 @@ def test_a_detector_by_commands(tmp_path: Path) -> None:
     checkpoints.save(
         tmp_path / "mn.safetensors", start.spec, start.backbone.state_dict(), start.labels
     )
-    words = ("detector", tmp_path / "a.tsv", tmp_path / "audio", "--batch", 4, "--device", "cpu")
+    words = (
+        "train",
+        "detector",
+        tmp_path / "a.tsv",
+        tmp_path / "audio",
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+    )
     score = ("--test", tmp_path / "a.tsv", "--test-audio", tmp_path / "audio")
     first = tmp_path / "first" / "first.safetensors"
     run(
         *words, "--model", tmp_path / "mn.safetensors", "--out", first.parent, "--epochs", 1, *score
     )
-    run("pseudo", tmp_path / "audio", path, "--teacher", first, "--out", tmp_path / "pseudo")
+    run(
+        "train",
+        "pseudo",
+        tmp_path / "audio",
+        path,
+        "--teacher",
+        first,
+        "--out",
+        tmp_path / "pseudo",
+    )
     more = ("--weak", tmp_path / "weak", "--weak-but", "4", "--pseudo", tmp_path / "pseudo")
     output = run(
         *words,
