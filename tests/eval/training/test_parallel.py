@@ -72,7 +72,12 @@ def test_two_processes_train_as_one_with_both_batches(tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    assert [process.wait() for process in ranks] == [0, 0]
+    try:
+        assert [process.wait() for process in ranks] == [0, 0]
+    finally:  # a process whose partner died waits for half an hour
+        for process in ranks:
+            process.kill()
+            process.wait()
     alone = train(tmp_path / "alone", 0, 1)
     for rank in range(2):
         together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
