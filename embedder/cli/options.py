@@ -55,12 +55,12 @@ def _of_its_model(ctx: typer.Context, param: Any, value: Path | None) -> Path | 
 
 def _default_model(weights: str) -> str:
     """The default model that a variable of weights goes with."""
-    name, default = _WEIGHED[weights]
+    name, default = _MODELS_OF_WEIGHTS[weights]
     return os.environ.get(name) or default
 
 
 # By a variable of weights: the variable of its model, and the model where that is not set.
-_WEIGHED: Final = {
+_MODELS_OF_WEIGHTS: Final = {
     variable("weights"): (variable("model"), DEFAULT_MODEL),
     variable("detector_weights"): (variable("detector"), DEFAULT_DETECTOR),
 }
