@@ -32,6 +32,7 @@ from embedder.defaults import (
     TIMESTAMP_HOP_MS,
     TIMESTAMP_WINDOW_MS,
 )
+from embedder.errors import BadRequest
 from embedder.events.frames import frame_ms, n_frames
 from embedder.waveforms import Clock
 from embedder.windows import Plan, chunk_plan, scene_plan, timestamp_plan
@@ -96,6 +97,9 @@ class Output:
         `taps` are features of an embedding that the model has; other outputs have their own. None
         stands for the usual window or hop. Raises BadRequest where no window can be like that.
         """
+        if (name, kind) not in _USUAL:
+            choices = ", ".join(" ".join(pair) for pair in _USUAL)
+            raise BadRequest(f"no output {name} {kind}; choose one of {choices}")
         usual = _USUAL[name, kind]
         window = usual.window_ms if window_ms is None else window_ms
         hop = usual.hop_ms if hop_ms is None else hop_ms
@@ -235,8 +239,13 @@ class _Usual(NamedTuple):
     taps: tuple[str, ...] = ()
 
 
-def _chunks(sample_rate: int, window_ms: float, hop_ms: float) -> Plan:  # noqa: ARG001
-    """Event detectors take the windows that they were trained on, whatever is asked for."""
+def _chunks(sample_rate: int, window_ms: float, hop_ms: float) -> Plan:
+    """Consecutive windows of the length that event detectors were trained on, and of no other."""
+    if (window_ms, hop_ms) != (SCENE_WINDOW_MS, FRAME_MS):
+        raise BadRequest(
+            f"events have windows of {SCENE_WINDOW_MS:g} ms and frames of {FRAME_MS} ms, "
+            f"not {window_ms:g} and {hop_ms:g}; leave window_ms and hop_ms out"
+        )
     return chunk_plan(sample_rate)
 
 

@@ -107,3 +107,10 @@ def test_centres_do_not_drift() -> None:
     assert ms[100_000] == 100_000 * 33.3
     assert TAG_ROWS.centres_ms(4_000).tolist() == [2_000]
     assert EVENT_ROWS.centres_ms(81).tolist() == [20, 60, 100]
+
+
+def test_events_have_their_own_windows() -> None:
+    with pytest.raises(BadRequest, match="leave window_ms and hop_ms out"):
+        Output.of("events", "timestamps", RATE, (), window_ms=5_000)
+    with pytest.raises(BadRequest, match="no output events scene; choose one of embedding scene,"):
+        Output.of("events", "scene", RATE, ())
