@@ -18,11 +18,6 @@ CLIP = wav(RATE // 10)
 PAGE = "https://page.example.org"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def goes_by(name: str, **changes: Any) -> bool:
     try:
         Hosts(settings(**{"allowed_hosts": (), **changes})).check([name])

@@ -26,11 +26,6 @@ from tests.service_kit import RATE, FakeModel, eventually, fake_app, running, se
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def served(model: FakeModel) -> Served:
     batcher: Any = None
     return Served(model, batcher, ("fake",))

@@ -29,11 +29,6 @@ pytestmark = pytest.mark.anyio
 CLIP = wav(RATE)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_the_event_loop_answers_while_a_decoder_is_stuck() -> None:
     app = fake_app()
     async with running(app) as client:

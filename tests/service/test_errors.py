@@ -35,11 +35,6 @@ BAD = sorted((SHARED / "audio/bad").glob("*")) if SHARED.is_dir() else []
 HEADERS_OF_FORM = {"content-type": "multipart/form-data; boundary=X"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     app = fake_app(max_windows=100, max_windows_seconds=50, max_bytes=2_000_000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,22 +12,10 @@ import pytest
 from embedder import AudioEmbedder, load_audio
 from service.app import create_app
 from service.negotiation import best_format
-from tests.service_kit import RATE, client_of, live, settings, wav
+from tests.service_kit import RATE, settings, wav
 
 CLIP = wav(RATE, seed=1)
 LONG = wav(12 * RATE, seed=2)
-
-
-@pytest.fixture(scope="module")
-def model() -> AudioEmbedder:
-    return AudioEmbedder.build("mn01_as")
-
-
-@pytest.fixture(scope="module")
-def client(model: AudioEmbedder) -> Iterator[httpx.Client]:
-    app = create_app(settings(), {"mn01_as": model})
-    with live(app) as port, client_of(port) as client:
-        yield client
 
 
 def close(actual: Any, expected: Any) -> None:
