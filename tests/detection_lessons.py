@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from embedder.zoo import (
     MEL_16K,
     MNConfig,
@@ -29,7 +30,6 @@ from eval.training.detector import (
     detector_of,
 )
 from eval.training.trainer import Cosine, TrainConfig, Trainer
-from tests.sounds import write_wav
 
 RATE = 16_000
 LABELS = ("high", "low")

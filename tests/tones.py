@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from embedder.testing import write_wav
 from eval.data.labelled import Dataset, Example
 from eval.training.trainer import Schedule, TrainConfig
-from tests.sounds import write_wav
 
 RATE = 32_000
 

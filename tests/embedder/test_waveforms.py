@@ -14,9 +14,9 @@ from torch import Tensor
 
 from embedder import AudioEmbedder, load_audio, waveforms
 from embedder.errors import BadAudio, BadRequest, UnsupportedAudio
+from embedder.testing import wav_bytes, write_wav
 from embedder.waveforms import Batch, in_order, read
 from tests.detector_kit import lively_detector
-from tests.sounds import wav_of, write_wav
 from tests.tensors import noise
 
 RATE = 32_000
@@ -109,7 +109,7 @@ class TestLists:
             path,
             waves[2][None].numpy(),
             waves[3],
-            wav_of(waves[4].numpy()),
+            wav_bytes(waves[4].numpy()),
             waves[5],
         ]
 

@@ -16,8 +16,8 @@ from embedder.audio.ahead import decode_ahead
 from embedder.audio.decode import load_audio
 from embedder.bulk.inputs import find_audio
 from embedder.errors import BadAudio
+from embedder.testing import write_wav
 from tests.cli_kit import RATE, noise, write_noises
-from tests.sounds import write_wav
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

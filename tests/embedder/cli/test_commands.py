@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,18 @@ import embedder
 from embedder.cli import app, main
 from embedder.defaults import DEFAULT_MODEL
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from embedder.zoo import MODELS
 from tests.cli_kit import (
     MODEL,
-    plain_environment,
     rows,
-    tiny_model,
     write_noises,
-    write_weights,
 )
 from tests.golden import arrays
 from tests.shared import ROOT, SHARED, needs_shared
-from tests.sounds import write_wav
 
 METRO = {"Train": 0.73, "Rail transport": 0.58, "Railroad car, train wagon": 0.56}
 METRO |= {"Subway, metro, underground": 0.49}
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[AudioEmbedder]:
-    with tiny_model() as built:
-        yield built
-
-
-@pytest.fixture(autouse=True)
-def tiny(model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's choice: the tiny model."""
-    plain_environment(monkeypatch)
-    monkeypatch.setenv("EMBEDDER_MODEL", MODEL)
-    monkeypatch.setenv("EMBEDDER_WEIGHTS", str(write_weights(model, tmp_path / "tiny.pt")))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from embedder.audio.decode import load_audio
 from embedder.errors import BadRequest
 from embedder.events.finder import Event
+from embedder.testing import write_wav
 from eval.scores import sed
 from eval.scores.sed import TrueEvent, evaluation_labels, f1, merged, psds1, read_truth, score
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
 from tests.shared import SHARED, needs_shared
-from tests.sounds import write_wav
 
 LABELS = ("dog", "cat", "rain")
 TRUTH = {

@@ -11,6 +11,7 @@ from torch import nn
 from embedder import checkpoints
 from embedder.audio.decode import load_audio
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from embedder.zoo import (
     MEL_16K,
     FrameMNConfig,
@@ -40,7 +41,6 @@ from tests.detection_lessons import (
     training,
 )
 from tests.shared import SHARED, needs_shared
-from tests.sounds import write_wav
 
 
 def test_a_killed_detector_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
