@@ -38,9 +38,9 @@ from service.singleflight import SingleFlight
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
 _PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
 _SAMPLE_BYTES: Final = 4
-_SMALL_ANSWER: Final = 1 << 18  # of those, all slots together hold little
+SMALL_ANSWER: Final = 1 << 18  # of those, all slots together hold little
 # Longer, and clients that read slowly would keep those waiting who hold decoded audio.
-_ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
 
 
 class Pipeline:
@@ -61,12 +61,12 @@ class Pipeline:
         )
         self.uploads = Memory(settings.max_memory, self._backlog_seconds)
         self.slots = Slots(settings.max_requests, self._backlog_seconds)
-        self._audio = Memory(settings.max_memory)
-        self._answers = Memory(settings.max_memory)
+        self.audio = Memory(settings.max_memory)
+        self.answers = Memory(settings.max_memory)
         self._budget = Budget.of(settings)
         self._metrics = metrics
         self._decoder = decoder_version(limits)
-        self._single_flight: SingleFlight[Answer] = SingleFlight()
+        self.single_flight: SingleFlight[Answer] = SingleFlight()
 
     async def prepare(self, data: bytes, model: str | None, task: Task) -> Upload:
         """Check what can be checked before any work is done."""
@@ -116,12 +116,12 @@ class Pipeline:
 
     def check_room(self, upload: Upload) -> None:
         """Overloaded at once, where `compute` would be after it has made its tasks."""
-        if _flight(upload) not in self._single_flight:
+        if _flight(upload) not in self.single_flight:
             self.slots.check()
 
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
         """The answer by decoding and inference; identical uploads at one time share one."""
-        return await self._single_flight.join(_flight(upload), lambda: self._compute(upload, state))
+        return await self.single_flight.join(_flight(upload), lambda: self._compute(upload, state))
 
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
         rate = upload.served.model.sample_rate
@@ -130,7 +130,7 @@ class Pipeline:
         with (
             self.slots.take(),
             upload.served.batcher.expecting() as request,
-            self._audio.hold() as audio,
+            self.audio.hold() as audio,
         ):
             started = time.perf_counter()
             decoded = await self.decoders.decode(upload.data, rate, lambda: audio.wait(most))
@@ -195,22 +195,22 @@ class Pipeline:
         self, cost: Cost, work: Coroutine[Any, Any, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
         """The result of the work, whose memory is counted until its last reader is done."""
-        if cost.bytes <= _SMALL_ANSWER:
+        if cost.bytes <= SMALL_ANSWER:
             return await work
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._answers.wait(cost.bytes)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self.answers.wait(cost.bytes)
         except BaseException as error:
             work.close()
             if isinstance(error, TimeoutError):
-                raise Overloaded(_ANSWER_SECONDS) from error
+                raise Overloaded(ANSWER_SECONDS) from error
             raise
         try:
             values = await work
         except BaseException:
-            self._answers.give_back(cost.bytes)
+            self.answers.give_back(cost.bytes)
             raise
-        self._answers.hold_for(values, cost.bytes)
+        self.answers.hold_for(values, cost.bytes)
         return values
 
     def _remember(

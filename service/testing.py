@@ -15,8 +15,6 @@ from typing import Any, Final
 import httpx
 import torch
 from fastapi import FastAPI
-from pydantic_settings import BaseSettings
-from pydantic_settings import PydanticBaseSettingsSource as Source
 from torch import Tensor
 
 from embedder.errors import EmbedderError, UnknownTap
@@ -83,13 +81,8 @@ class _OwnSettings(Settings):
     """Settings that read no environment variable."""
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: Source,
-        **_: Source,
-    ) -> tuple[Source, ...]:
-        return (init_settings,)
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[Any, ...]:
+        return (sources["init_settings"],)
 
 
 def settings(**changes: Any) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -46,3 +46,22 @@ async def blocked(model: FakeModel, batcher: Batcher) -> asyncio.Task[object]:
     task = asyncio.ensure_future(batcher.submit(windows(0, width=3), MEL))
     await eventually(lambda: model.calls > calls)
     return task
+
+
+class Clockwork(FakeModel):
+    """A model that takes a known time for every sample, on a clock of its own."""
+
+    def __init__(self, seconds_per_sample: float = 0.0) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._seconds_per_sample = seconds_per_sample
+
+    def __call__(self) -> float:
+        return self.now
+
+    def window_features(
+        self, batch: Sequence[torch.Tensor], taps: Iterable[str]
+    ) -> dict[str, torch.Tensor]:
+        features = super().window_features(batch, taps)
+        self.now += self._seconds_per_sample * sum(windows.numel() for windows in batch)
+        return features

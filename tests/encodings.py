@@ -39,6 +39,7 @@ def encoded(samples: NDArray[Any], rate: int, container: str, codec: str) -> byt
     layout = {1: "mono", 2: "stereo", 8: "7.1"}[samples.shape[0]]
     with av.open(file, "w", format=container) as out:
         stream = out.add_stream(codec, rate=rate)
+        assert isinstance(stream, av.AudioStream)
         stream.layout = layout
         stream.bit_rate = 96_000  # of the lossy ones
         resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate)

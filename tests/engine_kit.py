@@ -28,6 +28,8 @@ def model_of(spec: ModelSpec) -> AudioEmbedder:
     model = AudioEmbedder("tiny", spec)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 1.5)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from embedder.testing import SAMPLE_RATE as RATE
 from embedder.testing import wav_bytes
 from service.decoding import DecoderPool
-from service.protocol import BoundedHttp
+from service.protocol import BoundedHttp, HeadDeadline
 from service.testing import FakeModel, fake_app, is_ready, running, service_of, settings
 
 # What tests of the service import from here, wherever it is made.
@@ -68,7 +68,7 @@ def until(ask: Callable[[], object], expected: object, seconds: float = 30) -> N
 
 
 def decoder_pids(pool: DecoderPool) -> list[int]:
-    return [decoder.process.pid for decoder in pool._all]
+    return [decoder.process.pid for decoder in pool.decoders]
 
 
 def free_port() -> int:
@@ -79,7 +79,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def live(app: FastAPI, http: type[BoundedHttp] = BoundedHttp) -> Iterator[int]:
+def live(app: FastAPI, http: type[HeadDeadline] = BoundedHttp) -> Iterator[int]:
     """The application behind a real uvicorn on loopback; its port."""
     port = free_port()
     server = uvicorn.Server(

@@ -6,7 +6,7 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ INSIDE_THE_KIT = "eval/hear/startup.py"
 # What a dependency brings, and what is imported under its name.
 BROUGHT = {"starlette": "fastapi", "pydantic_core": "pydantic", "click": "typer"}
 
-MAINS = {"embedder": cli.main, "eval": __main__.main}
+MAINS: dict[str, Callable[[], int | None]] = {"embedder": cli.main, "eval": __main__.main}
 NEEDS = {
     "embedder export banana -o out.onnx": "onnx",
     "eval probe nowhere --out out.safetensors": "train",

@@ -157,7 +157,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     clips = rng.normal(0, 0.1, (30, 8000)).astype(np.float32)
     clips[1::3] = 0.5 * np.sin(np.arange(8000) * rng.uniform(0.05, 0.1, (10, 1)))
     clips[2::3, 4000:] = 0
-    clips = np.round(clips * 32_768) / 32_768  # as 16 bits hold them
+    clips = (np.round(clips * 32_768) / 32_768).astype(np.float32)  # as 16 bits hold them
     data = dataset(len(clips))
     x = embed(model, list(clips))  # type: ignore[arg-type]
     probe = fit_probe(x, data, model)

@@ -27,7 +27,7 @@ async def test_a_killed_child_is_replaced_and_the_job_done_nevertheless() -> Non
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         os.kill(pid, signal.SIGKILL)
         assert (await job).samples.size == RATE
         assert decoder_pids(pool) != [pid]
@@ -38,7 +38,7 @@ async def test_a_file_that_kills_its_decoder_twice_is_to_blame() -> None:
 
     async def executioner(pool: DecoderPool) -> None:
         while True:
-            for decoder in pool._all:
+            for decoder in pool.decoders:
                 if decoder.jobs and decoder.process.pid not in killed:
                     os.kill(decoder.process.pid, signal.SIGKILL)
                     killed.add(decoder.process.pid)
@@ -62,7 +62,7 @@ async def test_a_file_that_uses_up_the_processor_time_is_too_slow_and_not_tried_
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         os.kill(pid, signal.SIGXCPU)  # as the kernel does
         os.kill(pid, signal.SIGCONT)
         with pytest.raises(AudioTooLarge, match="not decoded within"):
@@ -99,7 +99,7 @@ async def test_a_waiting_job_is_dropped_with_its_client() -> None:
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         busy = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         waiting = [asyncio.ensure_future(pool.decode(wav(seed=n), RATE)) for n in range(5)]
         await asyncio.sleep(0)
         for job in waiting:
@@ -108,7 +108,7 @@ async def test_a_waiting_job_is_dropped_with_its_client() -> None:
         os.kill(pid, signal.SIGCONT)
         assert (await busy).samples.size == RATE
         await pool.decode(CLIP, RATE)
-        (decoder,) = pool._all
+        (decoder,) = pool.decoders
         assert decoder.jobs == 2
 
 
@@ -119,7 +119,7 @@ async def test_a_job_that_runs_holds_its_caller_until_it_ends(
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         job.cancel()
         await asyncio.sleep(0.05)
         assert not job.done()
@@ -131,7 +131,7 @@ async def test_a_job_that_runs_holds_its_caller_until_it_ends(
         monkeypatch.setattr("service.decoding.GONE_SECONDS", 0.01)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs == 2 for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs == 2 for decoder in pool.decoders))
         job.cancel()
         await asyncio.wait({job})
         assert decoder_pids(pool) == []  # a longer job ends with its child

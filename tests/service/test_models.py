@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,7 +141,7 @@ async def test_a_crowd_that_asks_for_a_model_not_yet_loaded_loads_it_once() -> N
     [(WeightsNotFound("nothing there"), "weights_not_found"), (RuntimeError("bug"), "not_ready")],
 )
 async def test_a_further_model_that_failed_is_tried_again_later_not_for_every_request(
-    error: Exception, code: str
+    error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = True
 
@@ -157,6 +159,6 @@ async def test_a_further_model_that_failed_is_tried_again_later_not_for_every_re
             assert int(answer.headers["retry-after"]) == 10
         assert shelf.fetched == ["fake", "other"]
         broken = False
-        models = service_of(app).models
-        models._refused = {name: (0.0, refusal) for name, (_, refusal) in models._refused.items()}
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600)
+        monkeypatch.setattr("service.models.time", later)
         assert (await client.post("/embed?model=other", content=CLIP)).status_code == 200

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
-import torch
 
 from service.errors import Overloaded
-from tests.batching_kit import MEL, batching, blocked, windows
+from tests.batching_kit import MEL, Clockwork, batching, blocked, windows
 from tests.service_kit import FakeModel, eventually
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_short_job_overtakes_long_ones_but_not_for_ever() -> None:
-    model = FakeModel()
-    async with batching(model.window_features, max_samples=800) as batcher:
-        batcher._pace.note(100, 100, 0.01)  # seconds for a window
+    model = Clockwork(1e-4)
+    async with batching(model.window_features, max_samples=800, clock=model) as batcher:
+        await batcher.submit(windows(0), MEL)  # what a window takes is known from now on
         await blocked(model, batcher)
-        long = [asyncio.ensure_future(batcher.submit(windows(i, count=8), MEL)) for i in range(3)]
+
+        def submit(value: float, count: int) -> asyncio.Future[object]:
+            return asyncio.ensure_future(batcher.submit(windows(value, count=count), MEL))
+
+        long = [submit(0, 8)]
+        await eventually(lambda: batcher.waiting == 1)
+        model.now += 3600  # the first one has waited its share
+        long += [submit(1, 8), submit(2, 8)]
         await eventually(lambda: batcher.waiting == 3)
-        (jobs,) = batcher._groups.values()
-        jobs[0].due -= 3600  # has waited its share
-        short = asyncio.ensure_future(batcher.submit(windows(9), MEL))
+        short = submit(9, 1)
         await eventually(lambda: batcher.waiting == 4)
         model.may_run.set()
         await asyncio.gather(short, *long)
-    assert model.batches[1:] == [(8, 100), (1, 100), (8, 100), (8, 100)]
+    assert model.batches[2:] == [(8, 100), (1, 100), (8, 100), (8, 100)]
 
 
 async def test_jobs_of_one_size_keep_their_order() -> None:
@@ -38,7 +41,7 @@ async def test_jobs_of_one_size_keep_their_order() -> None:
         done: list[int] = []
         jobs = [asyncio.ensure_future(batcher.submit(windows(i), MEL)) for i in range(6)]
         for number, job in enumerate(jobs):
-            job.add_done_callback(lambda _, number=number: done.append(number))
+            job.add_done_callback(lambda _, number=number: done.append(number))  # type: ignore[misc]
         await eventually(lambda: batcher.waiting == 6)
         model.may_run.set()
         await asyncio.gather(*jobs)
@@ -65,37 +68,17 @@ async def test_a_cancelled_job_leaves_the_queue_at_once_and_counts_while_it_is_c
 
 
 async def test_the_age_of_a_batch_under_way_is_known() -> None:
-    model = FakeModel()
-    async with batching(model.window_features, in_flight=2) as batcher:
+    model = Clockwork()
+    async with batching(model.window_features, in_flight=2, clock=model) as batcher:
         assert batcher.oldest_seconds == 0
         first = await blocked(model, batcher)
-        batcher._running[0].since -= 500
+        model.now += 500
         second = asyncio.ensure_future(batcher.submit(windows(1), MEL))
-        await eventually(lambda: len(batcher._running) == 2)
-        assert 500 < batcher.oldest_seconds < 1000
+        await eventually(lambda: model.calls == 2)
+        assert batcher.oldest_seconds == 500
         model.may_run.set()
         await asyncio.gather(first, second)
         assert batcher.oldest_seconds == 0
-
-
-class Clockwork:
-    """A model that takes a known time for every sample, on a clock of its own."""
-
-    def __init__(self, seconds_per_sample: float) -> None:
-        self.now = 0.0
-        self._seconds_per_sample = seconds_per_sample
-        self._fake = FakeModel()
-        self.may_run = self._fake.may_run
-
-    def __call__(self) -> float:
-        return self.now
-
-    def window_features(
-        self, batch: Sequence[torch.Tensor], taps: Sequence[str]
-    ) -> dict[str, torch.Tensor]:
-        features = self._fake.window_features(batch, taps)
-        self.now += self._seconds_per_sample * sum(windows.numel() for windows in batch)
-        return features
 
 
 async def test_the_backlog_is_the_time_that_all_that_is_known_takes() -> None:
@@ -108,7 +91,7 @@ async def test_the_backlog_is_the_time_that_all_that_is_known_takes() -> None:
         assert batcher.backlog_seconds == 0
         model.may_run.clear()
         running = asyncio.ensure_future(batcher.submit(windows(0, count=10), MEL))
-        await eventually(lambda: len(batcher._running) == 1)
+        await eventually(lambda: model.calls == 4)
         model.now += 0.4  # of one second
         waiting = [asyncio.ensure_future(batcher.submit(windows(i), MEL)) for i in range(10)]
         await eventually(lambda: batcher.waiting == 10)

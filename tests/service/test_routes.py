@@ -45,7 +45,7 @@ def test_embed_gives_pythons_numbers(
 def test_timestamps_give_pythons_numbers_and_milliseconds(
     client: httpx.Client, model: AudioEmbedder, window_ms: float, hop_ms: float
 ) -> None:
-    options = {"kind": "timestamps", "window_ms": window_ms, "hop_ms": hop_ms}
+    options: Any = {"kind": "timestamps", "window_ms": window_ms, "hop_ms": hop_ms}
     body = client.post("/embed", params=options, content=CLIP).json()
     vectors, ms = model.timestamps(audio(), window_ms=window_ms, hop_ms=hop_ms)
     close(body["embedding"], vectors[0])
@@ -76,7 +76,7 @@ def test_tags_give_pythons_numbers(client: httpx.Client, model: AudioEmbedder, d
 
 
 def test_tags_of_every_window(client: httpx.Client, model: AudioEmbedder) -> None:
-    options = {"kind": "timestamps", "top_k": 527}
+    options: Any = {"kind": "timestamps", "top_k": 527}
     body = client.post("/tags", params=options, content=LONG).json()
     scores, ms = model.window_tags(audio(LONG))
     assert [window["ms"] for window in body["windows"]] == ms[0].tolist()

@@ -263,7 +263,7 @@ def mutated(original: bytes, seed: int) -> bytes:
     data = np.frombuffer(original, np.uint8).copy()
     reach = data.size if seed % 2 else min(data.size, 600)
     hits = rng.integers(0, reach, size=rng.integers(1, 30))
-    data[hits] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)], size=hits.size)
+    data[hits] = rng.choice([0, 1, 127, 128, 255, int(rng.integers(256))], size=hits.size)
     return data[: rng.integers(1, data.size) if seed % 3 == 0 else None].tobytes()
 
 

@@ -224,7 +224,12 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen: list[Settings] = []
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(server, "serve", lambda: seen.append(Settings()) or 0)
+
+    def serve() -> int:
+        seen.append(Settings())
+        return 0
+
+    monkeypatch.setattr(server, "serve", serve)
     assert main(["serve", "--port", "1234", "--host", "0.0.0.0", "--device", "cpu"]) == 0
     [settings] = seen
     assert (settings.host, settings.port, settings.model) == ("0.0.0.0", 1234, MODEL)

@@ -98,7 +98,7 @@ def test_in_training_the_norms_run_and_every_parameter_learns() -> None:
     network(spectrograms(3, 128, 64)).square().sum().backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
-    assert int(network.layers[0].proj_norm.num_batches_tracked) == 1
+    assert network.get_buffer("layers.0.proj_norm.num_batches_tracked") == 1
 
 
 def test_a_frozen_network_passes_gradients_on() -> None:
@@ -111,7 +111,7 @@ def test_places_of_dynamic_blocks() -> None:
     places = {
         placement: "".join("d" if dynamic else "-" for dynamic in dynamic_places(config))
         for placement in ("all", "replace_se", "first", "middle", "last")
-        for config in [DyMNConfig(placement=placement)]  # type: ignore[arg-type]
+        for config in [DyMNConfig(placement=placement)]
     }
     assert places == {
         "all": "ddddddddddddddd",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openvino
 import pytest
 import torch
 from torch import Tensor
@@ -117,7 +118,7 @@ class TestKeptNetworks:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
-        convert = openvino_engine.convert
+        convert = conversion.convert
 
         def disturbed(network: EngineInput, graph: conversion.Graph) -> Any:
             write_through_data(network.backbone)
@@ -133,7 +134,7 @@ class TestKeptNetworks:
         def full(*_: Any, **__: Any) -> None:
             raise RuntimeError("Check 'bin_file' failed: can't write")
 
-        monkeypatch.setattr(kept.openvino, "save_model", full)
+        monkeypatch.setattr(openvino, "save_model", full)
         model = AudioEmbedder.load(self.path, device="cpu", runtime="openvino")
         model.scene(self.wave)
         model.scene(waves(1, 10 * model.sample_rate))

@@ -44,7 +44,7 @@ def test_threads_that_come_first_share_one_engine(monkeypatch: pytest.MonkeyPatc
 def test_networks_are_converted_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     most = under_way = 0
 
-    def counted(network: EngineInput, graph: openvino_engine.Graph) -> object:
+    def counted(network: EngineInput, graph: conversion.Graph) -> object:
         nonlocal most, under_way
         under_way += 1
         most = max(most, under_way)
