@@ -118,6 +118,7 @@ async def test_a_lone_job_does_not_wait_for_company() -> None:
     model = FakeModel()
     async with batching(model.window_features, max_wait=3600) as batcher:
         await asyncio.wait_for(batcher.submit(windows(1), MEL), 30)
+    assert model.batches == [(1, 100)]
 
 
 async def test_a_job_waits_for_one_that_is_expected_until_it_arrives() -> None:
@@ -140,6 +141,7 @@ async def test_it_waits_no_longer_than_max_wait_and_not_when_full() -> None:
     async with batching(model.window_features, max_wait=3600, max_samples=100) as batcher:
         with batcher.expecting():
             await asyncio.wait_for(batcher.submit(windows(1), MEL), 30)
+    assert model.batches == [(1, 100), (1, 100)]
 
 
 async def test_a_cancelled_job_is_not_computed() -> None:

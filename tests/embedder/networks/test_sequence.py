@@ -74,7 +74,7 @@ def test_long_scans_are_quick() -> None:
 
 def test_gradients_go_through_the_scan() -> None:
     decay, drive = (part.requires_grad_() for part in gates(37, 2))
-    torch.autograd.gradcheck(linear_scan, (decay, drive))
+    assert torch.autograd.gradcheck(linear_scan, (decay, drive))
 
 
 def test_a_traced_scan_takes_other_lengths() -> None:

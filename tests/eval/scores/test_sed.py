@@ -59,6 +59,7 @@ def found(truth: sed.Truth, shift_s: float = 0.0) -> dict[str, list[Event]]:
     }
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_psds1_of_known_cases() -> None:
     assert psds1(frames_of(TRUTH), LABELS, TRUTH, SECONDS) == pytest.approx(1)
@@ -71,6 +72,7 @@ def test_psds1_of_known_cases() -> None:
     assert psds1(silent, LABELS, TRUTH, SECONDS) < 0.1
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_f1_of_known_cases() -> None:
     perfect = f1(found(TRUTH), LABELS, TRUTH, SECONDS)
@@ -86,6 +88,7 @@ def test_f1_of_known_cases() -> None:
     assert scores["event_f1_macro"] == pytest.approx((2 / 3 + 1) / 2)
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_a_detector_is_scored_whole(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "x.wav", bursts(4.0).numpy(), RATE)
@@ -97,6 +100,7 @@ def test_a_detector_is_scored_whole(tmp_path: Path) -> None:
     assert scores.keys() >= {"psds1", "event_f1", "segment_f1"}
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_the_command_scores_the_clips_that_are_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
