@@ -19,8 +19,8 @@ install: $(VENV)/.installed  ## the command line and the server, into .venv
 test: $(VENV)/.dev  ## the tests; long ones are left out, see `slow`
 	$(BIN)/python -m pytest
 
-slow: $(VENV)/.dev  ## the long tests alone
-	$(BIN)/python -m pytest -m slow
+slow: $(VENV)/.extras  ## the long tests, and those that take an extra that `test` does without
+	$(BIN)/python -m pytest -m "slow or extras"
 
 smoke: $(VENV)/.dev  ## tags, a server's embedding, and what a new Python or library breaks first
 	$(BIN)/python -m pytest @tests/smoke.txt
@@ -60,6 +60,10 @@ endif
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.extras: $(VENV)/.dev
+	$(INSTALL) --editable '.[dev,mteb,sed]'
 	@touch $@
 
 clean:

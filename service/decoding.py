@@ -79,6 +79,11 @@ class DecoderPool:
         await asyncio.gather(*(decoder.stop() for decoder in self._all))
         self._all.clear()
 
+    @property
+    def decoders(self) -> frozenset[Decoder]:
+        """The decoders whose processes run."""
+        return frozenset(self._all)
+
     async def decode(
         self, upload: bytes, sample_rate: int, room: Callable[[], Awaitable[None]] | None = None
     ) -> Decoded:

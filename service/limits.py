@@ -51,6 +51,11 @@ class Memory:
         self._turn = asyncio.Lock()  # first come, first served
         self._freed = asyncio.Event()
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a request waits for memory."""
+        return self._turn.locked()
+
     def take(self, size: int) -> None:
         """Take bytes at once, or raise Overloaded."""
         self.check(size)

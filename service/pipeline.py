@@ -44,9 +44,9 @@ from service.singleflight import SingleFlight
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
 _PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
 _SAMPLE_BYTES: Final = 4
-_SMALL_ANSWER: Final = 1 << 18  # bytes; all slots together hold little of such answers
+SMALL_ANSWER: Final = 1 << 18  # bytes; all slots together hold little of such answers
 # With a longer wait, clients that read slowly would hold up requests that hold decoded audio.
-_ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
 
 
 class Pipeline:
@@ -67,12 +67,12 @@ class Pipeline:
         )
         self.uploads = Memory(settings.max_memory, self._backlog_seconds)
         self.slots = Slots(settings.max_requests, self._backlog_seconds)
-        self._audio = Memory(settings.max_memory)
-        self._answers = Memory(settings.max_memory)
+        self.audio = Memory(settings.max_memory)
+        self.answers = Memory(settings.max_memory)
         self._budget = Budget.of(settings)
         self._metrics = metrics
         self._decoder = decoder_version(limits)
-        self._single_flight: SingleFlight[Answer] = SingleFlight()
+        self.single_flight: SingleFlight[Answer] = SingleFlight()
 
     async def ask(
         self,
@@ -140,12 +140,12 @@ class Pipeline:
 
     def check_room(self, upload: Upload) -> None:
         """Raise Overloaded now where `compute` would, but only after it has made its tasks."""
-        if _flight(upload) not in self._single_flight:
+        if _flight(upload) not in self.single_flight:
             self.slots.check()
 
     async def compute(self, upload: Upload, state: CacheState) -> Answer:
         """Decode and compute; identical uploads at the same time share the work."""
-        return await self._single_flight.join(_flight(upload), lambda: self._compute(upload, state))
+        return await self.single_flight.join(_flight(upload), lambda: self._compute(upload, state))
 
     async def _compute(self, upload: Upload, state: CacheState) -> Answer:
         rate = upload.served.model.sample_rate
@@ -154,7 +154,7 @@ class Pipeline:
         with (
             self.slots.take(),
             upload.served.batcher.expecting() as request,
-            self._audio.hold() as audio,
+            self.audio.hold() as audio,
         ):
             started = time.perf_counter()
             decoded = await self.decoders.decode(upload.data, rate, lambda: audio.wait(most))
@@ -206,22 +206,22 @@ class Pipeline:
         self, cost: Cost, work: Coroutine[Any, Any, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
         """Do the work; the memory of its values is counted until their last reader is done."""
-        if cost.bytes <= _SMALL_ANSWER:
+        if cost.bytes <= SMALL_ANSWER:
             return await work
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._answers.wait(cost.bytes)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self.answers.wait(cost.bytes)
         except BaseException as error:
             work.close()
             if isinstance(error, TimeoutError):
-                raise Overloaded(_ANSWER_SECONDS) from error
+                raise Overloaded(ANSWER_SECONDS) from error
             raise
         try:
             values = await work
         except BaseException:
-            self._answers.give_back(cost.bytes)
+            self.answers.give_back(cost.bytes)
             raise
-        self._answers.hold_for(values, cost.bytes)
+        self.answers.hold_for(values, cost.bytes)
         return values
 
     def _remember(

@@ -38,6 +38,11 @@ class SingleFlight(Generic[T]):
                     task.cancel()
                     await asyncio.wait({task})  # its memory is counted until it has ended
 
+    @property
+    def waiting(self) -> int:
+        """The number of callers that wait for a result."""
+        return sum(self._waiting.values())
+
     def __contains__(self, key: Hashable) -> bool:
         return key in self._tasks
 

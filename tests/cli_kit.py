@@ -15,8 +15,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from embedder import testing
 from embedder.model import AudioEmbedder
-from tests.sounds import write_wav
+from embedder.testing import write_wav
 from tests.threads import one_thread
 
 MODEL = "mn01_as"
@@ -27,8 +28,7 @@ RATE = 32_000
 def tiny_model(name: str = MODEL) -> Iterator[AudioEmbedder]:
     """Random weights, the same every time; one thread."""
     with one_thread():
-        torch.manual_seed(0)
-        yield AudioEmbedder.build(name)
+        yield testing.tiny_model(name)
 
 
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:

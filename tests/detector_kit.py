@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embedder.model import AudioEmbedder
+from embedder.networks.frame_mn import FrameMN
 from tests.threads import one_thread
 
 NAME = "fmn04_strong"
@@ -36,11 +37,13 @@ def lively_detector(name: str = NAME) -> Iterator[AudioEmbedder]:
             if isinstance(layer, nn.BatchNorm2d):
                 # Statistics of this clip: without, random layers fade to nothing.
                 layer.momentum = 1.0
+        network = model.backbone
+        assert isinstance(network, FrameMN)
         model.train()
-        model.backbone.detect(mel)
+        network.detect(mel)
         model.eval()
-        head = model.backbone.strong_head
-        logits = model.backbone.detect(mel).strong[0]  # T N
+        head = network.strong_head
+        logits = network.detect(mel).strong[0]  # T N
         scale = 2 / logits.std(0)
         head.weight.mul_(scale[:, None])
         head.bias.sub_(logits.mean(0)).mul_(scale).sub_(1)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from embedder.checkpoints import METADATA_KEY
 
 # Values that a description may hold where another one belongs.
-ODD: Final = (
+ODD: Final[tuple[object, ...]] = (
     *(None, True, 0, -1, 10**9, 10**400, 0.5, float("nan"), float("inf"), -1e300),
     *("", "9", "\x00", "\ud800", "x" * 5_000, [], [1], ["b5"] * 2_000, [[]], {}, {"a": {}}),
 )

@@ -10,5 +10,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SHARED: Final = Path(os.environ.get("EMBEDDER_SHARED", ROOT.parent / "shared"))
+FORMATS: Final = SHARED / "audio" / "formats"
+BAD: Final = SHARED / "audio" / "bad"
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared material at {SHARED}")

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from embedder import checkpoints
 from embedder.defaults import DEFAULT_MODEL
+from embedder.testing import write_wav
 from embedder.zoo import lookup
 from tests.detector_kit import bursts, lively_detector
 from tests.service_kit import fake_app, live
 from tests.shared import ROOT
-from tests.sounds import write_wav
 from tests.threads import one_thread
 
 EXAMPLES: Final = sorted((ROOT / "examples").glob("*.py"))

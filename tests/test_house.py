@@ -44,13 +44,13 @@ def test_one_table_names_what_the_command_line_imports_late() -> None:
             strings = (n.value for n in nodes(path) if isinstance(n, ast.Constant))
             names = [text for text in strings if isinstance(text, str) and LATE.match(text)]
             assert not names, path.name
-    paths = [late.SERVE, late.SERVER_SETTINGS]
-    paths += [
+    functions = [late.SERVE, late.SERVER_SETTINGS]
+    functions += [
         command.function for group in late.GROUPS.values() for command in group.commands.values()
     ]
-    for path in paths:
-        assert LATE.match(path), path
-        assert callable(late.imported(path)), path
+    for function in functions:
+        assert LATE.match(function), function
+        assert callable(late.imported(function)), function
 
 
 def test_imports_keep_the_contracts_of_pyproject() -> None:

@@ -29,7 +29,7 @@ _KEPT: Final = ("EMBEDDER_WEIGHTS_DIR",)  # where weights lie is no setting of t
 def psutil() -> Any:
     """Return the module psutil; BadRequest says how to install it."""
     require("psutil")
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return psutil
 

@@ -23,6 +23,7 @@ from embedder.cli import main
 from embedder.errors import BadRequest
 from embedder.export import TOLERANCE, ExportFailed, export, minimum_samples
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from embedder.zoo import (
     MEL_16K,
     MEL_32K,
@@ -34,7 +35,6 @@ from embedder.zoo import (
 )
 from tests.cli_kit import noise
 from tests.shared import ROOT, SHARED, needs_shared
-from tests.sounds import write_wav
 from tests.threads import one_thread
 
 NETWORKS: dict[str, NetworkConfig] = {

@@ -15,13 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from embedder import cli
 from embedder.extras import OPTIONAL, require
+from embedder.testing import write_wav
 from eval.training import console
 from tests.cli_kit import RATE, noise
 from tests.shared import ROOT
-from tests.sounds import write_wav
 
 PACKAGES = ("embedder", "hear_api", "service", "eval")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -171,3 +172,16 @@ def test_the_extras_hold_what_the_table_says() -> None:
     for module, package in OPTIONAL.items():
         if module != "dcase_util":  # sed_eval brings it
             assert named([package.name]) <= extras[package.extra]
+
+
+def test_the_long_tests_run_with_every_extra() -> None:
+    [command] = re.findall(
+        r"\.extras: .*\n\t\$\(INSTALL\) --editable '\.\[(.+)\]'", (ROOT / "Makefile").read_text()
+    )
+    extras = PROJECT["optional-dependencies"]
+    installed = set(command.split(","))
+    for line in (line for name in sorted(installed) for line in extras[name]):
+        requirement = Requirement(line)
+        if requirement.name == PROJECT["name"]:
+            installed |= requirement.extras
+    assert installed == set(extras)

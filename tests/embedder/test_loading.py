@@ -123,6 +123,6 @@ def test_a_model_shows_itself_on_one_screen(model: AudioEmbedder) -> None:
     lines = shown.splitlines()
     assert len(lines) <= 12
     assert all(len(line) <= 100 for line in lines)
-    every = AudioEmbedder.build(TINY, taps=model.tap_sizes)
+    every = AudioEmbedder.build(TINY, taps=list(model.tap_sizes))
     assert "random" in repr(every)
     assert max(map(len, repr(every).splitlines())) <= 100

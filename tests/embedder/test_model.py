@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_streams_equal_whole_clips(model: AudioEmbedder, seconds: float) -> None
     clip = noise(int(seconds * RATE))
 
     def blocks() -> Iterator[Tensor]:
-        yield from clip.split(27_777, dim=1)
+        yield from torch.split(clip, 27_777, dim=1)
 
     assert torch.allclose(model.scene_stream(blocks()), model.scene(clip), atol=1e-5)
     assert torch.allclose(model.tags_stream(blocks()), model.tags(clip), atol=1e-5)
@@ -182,7 +183,8 @@ def test_gradients_reach_the_waveform(name: str, seconds: float) -> None:
     weights = torch.rand(model.scene_embedding_size)
 
     def loss(audio: Tensor) -> Tensor:
-        return (model(audio) @ weights).sum()
+        total: Tensor = (model(audio) @ weights).sum()
+        return total
 
     (gradient,) = torch.autograd.grad(loss(wave), wave)
     length = float(gradient.norm())
@@ -198,7 +200,7 @@ def test_gradients_reach_the_weights_that_require_them(model: AudioEmbedder) -> 
     assert not model(clips).requires_grad
     trained = copy.deepcopy(model).requires_grad_()
     trained(clips).square().sum().backward()
-    gradients = {
+    gradients: dict[str, Any] = {
         name: parameter.grad
         for name, parameter in trained.backbone.named_parameters()
         if name.startswith("features") and not name.startswith("features.16")

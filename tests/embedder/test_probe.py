@@ -17,6 +17,7 @@ from embedder import checkpoints
 from embedder.errors import BadRequest, WeightsMismatch, WeightsNotFound
 from embedder.model import AudioEmbedder
 from embedder.probe import Probe
+from embedder.testing import wav_bytes
 from eval.data.labelled import Dataset, Example
 from eval.scores.metrics import (
     accuracy,
@@ -28,7 +29,6 @@ from eval.training.card import digits, insert, probe_accuracy
 from eval.training.probe import HIDDEN, STRENGTH, embed, fit_probe
 from service.app import create_app
 from tests.service_kit import running, settings
-from tests.sounds import wav_of
 
 LABELS = ("bark", "meow", "moo")
 
@@ -157,7 +157,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     clips = rng.normal(0, 0.1, (30, 8000)).astype(np.float32)
     clips[1::3] = 0.5 * np.sin(np.arange(8000) * rng.uniform(0.05, 0.1, (10, 1)))
     clips[2::3, 4000:] = 0
-    clips = np.round(clips * 32_768) / 32_768  # as 16 bits hold them
+    clips = (np.round(clips * 32_768) / 32_768).astype(np.float32)  # as 16 bits hold them
     data = dataset(len(clips))
     x = embed(model, list(clips))  # type: ignore[arg-type]
     probe = fit_probe(x, data, model)
@@ -187,8 +187,8 @@ def test_a_probe_loads_as_a_model_whose_tags_it_gives(served: Served) -> None:
         fit_probe(model.scene(served.clips).numpy(), dataset(30), model)
 
 
-def wav_bytes(clip: np.ndarray) -> bytes:
-    return wav_of((clip * 32_768).astype(np.int16))
+def encoded(clip: np.ndarray) -> bytes:
+    return wav_bytes((clip * 32_768).astype(np.int16))
 
 
 def test_a_probe_is_served_with_its_labels(served: Served) -> None:
@@ -197,11 +197,11 @@ def test_a_probe_is_served_with_its_labels(served: Served) -> None:
         async with running(app) as client:
             answers = []
             for index in (0, 1):
-                answer = await client.post("/tags", content=wav_bytes(served.clips[index]))
+                answer = await client.post("/tags", content=encoded(served.clips[index]))
                 assert answer.status_code == 200, answer.text
                 assert answer.headers["x-model"] == "animals"
                 answers.append({tag["label"]: tag["score"] for tag in answer.json()["tags"]})
-            events = await client.post("/events", content=wav_bytes(served.clips[0]))
+            events = await client.post("/events", content=encoded(served.clips[0]))
             assert events.status_code == 400
             return answers
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from embedder import AudioEmbedder, load_audio, waveforms
 from embedder.errors import BadAudio, BadRequest, UnsupportedAudio
+from embedder.testing import wav_bytes, write_wav
 from embedder.waveforms import Batch, in_order, read
 from tests.detector_kit import lively_detector
-from tests.sounds import wav_of, write_wav
 from tests.tensors import noise
 
 RATE = 32_000
@@ -109,7 +109,7 @@ class TestLists:
             path,
             waves[2][None].numpy(),
             waves[3],
-            wav_of(waves[4].numpy()),
+            wav_bytes(waves[4].numpy()),
             waves[5],
         ]
 
@@ -127,9 +127,10 @@ class TestLists:
         self, model: AudioEmbedder, clips: list[Any]
     ) -> None:
         for ask in (model.timestamps, model.window_tags):
-            together = ask(clips)
+            together: Any = ask(clips)
+            alone: list[Any] = [ask(clip) for clip in clips]
             assert len(together) == len(clips)
-            for answer, one in zip(together, map(ask, clips), strict=True):
+            for answer, one in zip(together, alone, strict=True):
                 assert torch.allclose(answer.vectors, one.vectors, atol=1e-5)
                 assert torch.equal(answer.ms, one.ms)
 
@@ -141,7 +142,8 @@ class TestLists:
             for ours, theirs in zip(together, alone, strict=True):
                 assert [event.label for event in ours] == [event.label for event in theirs]
             frames = detector.frame_probabilities(clips)
-            for answer, one in zip(frames, map(detector.frame_probabilities, clips), strict=True):
+            frames_alone: list[Any] = [detector.frame_probabilities(clip) for clip in clips]
+            for answer, one in zip(frames, frames_alone, strict=True):
                 assert torch.allclose(answer.values, one.values, atol=1e-5)
                 assert torch.equal(answer.ms, one.ms)
 
@@ -150,11 +152,12 @@ class TestLists:
     ) -> None:
         shapes = []
         run = model.window_features
-        monkeypatch.setattr(
-            model,
-            "window_features",
-            lambda batch, taps: shapes.append(batch.shape) or run(batch, taps),
-        )
+
+        def noted(batch: Any, taps: Any) -> Any:
+            shapes.append(batch.shape)
+            return run(batch, taps)
+
+        monkeypatch.setattr(model, "window_features", noted)
         model.scene(clips)
         assert sorted(shapes) == [(1, 100), (2, 12_000), (3, 8_000)]
 
@@ -241,9 +244,10 @@ def test_sample_rates_that_cannot_be(rate: float, model: AudioEmbedder) -> None:
 
 def test_options_are_named(model: AudioEmbedder) -> None:
     """A rate in second place once became the window."""
-    for ask in (model.scene, model.timestamps, model.tags, model.window_tags, model.features):
+    asks: list[Any] = [model.scene, model.timestamps, model.tags, model.window_tags, model.features]
+    for ask in asks:
         with pytest.raises(TypeError, match="positional"):
-            ask(clip(100), 44_100)  # type: ignore[call-overload]
+            ask(clip(100), 44_100)
 
 
 class TestStreams:

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from embedder import checkpoints
 from embedder.cli import app, late
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from eval.__main__ import NAMES, translated
 from eval.training.trainer import CHECKPOINT, LOG
-from tests.sounds import write_wav
 
 RATE = 32_000
 

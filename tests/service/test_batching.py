@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 import torch
 
 from embedder import AudioEmbedder
-from service.batching import Batcher, BatchLimits, Run
 from service.errors import NonFiniteResult, NotReady, Overloaded
+from tests.batching_kit import MEL, batching, blocked, windows
 from tests.service_kit import FakeModel, eventually
 
 pytestmark = pytest.mark.anyio
-MEL = ("mel",)
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@asynccontextmanager
-async def batching(
-    run: Run,
-    max_samples: int = 1000,
-    max_wait: float = 0,
-    max_queue: int = 100,
-    in_flight: int = 1,
-    clock: Callable[[], float] = time.monotonic,
-) -> AsyncIterator[Batcher]:
-    limits = BatchLimits(max_samples, max_wait, max_queue, in_flight)
-    with ThreadPoolExecutor(in_flight) as executor:
-        batcher = Batcher(run, executor, limits, clock=clock)
-        batcher.start()
-        try:
-            yield batcher
-        finally:
-            await batcher.close()
-
-
-def windows(value: float, count: int = 1, width: int = 100) -> torch.Tensor:
-    return torch.full((count, width), float(value))
-
-
-async def blocked(model: FakeModel, batcher: Batcher) -> asyncio.Task[object]:
-    """Keep the device busy until `model.may_run` is set, so that jobs gather."""
-    model.may_run.clear()
-    calls = model.calls
-    task = asyncio.ensure_future(batcher.submit(windows(0, width=3), MEL))
-    await eventually(lambda: model.calls > calls)
-    return task
 
 
 async def test_equal_lengths_of_different_requests_share_a_batch() -> None:
@@ -160,6 +118,7 @@ async def test_a_lone_job_does_not_wait_for_company() -> None:
     model = FakeModel()
     async with batching(model.window_features, max_wait=3600) as batcher:
         await asyncio.wait_for(batcher.submit(windows(1), MEL), 30)
+    assert model.batches == [(1, 100)]
 
 
 async def test_a_job_waits_for_one_that_is_expected_until_it_arrives() -> None:
@@ -182,6 +141,7 @@ async def test_it_waits_no_longer_than_max_wait_and_not_when_full() -> None:
     async with batching(model.window_features, max_wait=3600, max_samples=100) as batcher:
         with batcher.expecting():
             await asyncio.wait_for(batcher.submit(windows(1), MEL), 30)
+    assert model.batches == [(1, 100), (1, 100)]
 
 
 async def test_a_cancelled_job_is_not_computed() -> None:
@@ -230,114 +190,3 @@ async def test_alone_or_batched_a_window_has_the_same_features(width: int) -> No
     for one, other in zip(alone, together, strict=True):
         for tap in taps:
             np.testing.assert_allclose(one[tap], other[tap], atol=1e-5, rtol=1e-5)
-
-
-async def test_a_short_job_overtakes_long_ones_but_not_for_ever() -> None:
-    model = FakeModel()
-    async with batching(model.window_features, max_samples=800) as batcher:
-        batcher._pace.note(100, 100, 0.01)  # seconds for a window
-        await blocked(model, batcher)
-        long = [asyncio.ensure_future(batcher.submit(windows(i, count=8), MEL)) for i in range(3)]
-        await eventually(lambda: batcher.waiting == 3)
-        (jobs,) = batcher._groups.values()
-        jobs[0].due -= 3600  # has waited its share
-        short = asyncio.ensure_future(batcher.submit(windows(9), MEL))
-        await eventually(lambda: batcher.waiting == 4)
-        model.may_run.set()
-        await asyncio.gather(short, *long)
-    assert model.batches[1:] == [(8, 100), (1, 100), (8, 100), (8, 100)]
-
-
-async def test_jobs_of_one_size_keep_their_order() -> None:
-    model = FakeModel()
-    async with batching(model.window_features, max_samples=100) as batcher:
-        await blocked(model, batcher)
-        done: list[int] = []
-        jobs = [asyncio.ensure_future(batcher.submit(windows(i), MEL)) for i in range(6)]
-        for number, job in enumerate(jobs):
-            job.add_done_callback(lambda _, number=number: done.append(number))
-        await eventually(lambda: batcher.waiting == 6)
-        model.may_run.set()
-        await asyncio.gather(*jobs)
-    assert done == sorted(done)
-
-
-async def test_a_cancelled_job_leaves_the_queue_at_once_and_counts_while_it_is_computed() -> None:
-    model = FakeModel()
-    async with batching(model.window_features, max_queue=2) as batcher:
-        running = await blocked(model, batcher)
-        gone = asyncio.ensure_future(batcher.submit(windows(1), MEL))
-        stays = asyncio.ensure_future(batcher.submit(windows(2), MEL))
-        await eventually(lambda: batcher.waiting == 2)
-        gone.cancel()
-        await eventually(lambda: batcher.waiting == 1)
-        running.cancel()
-        await eventually(lambda: batcher.abandoned == 1)
-        with pytest.raises(Overloaded):
-            await batcher.submit(windows(3), MEL)
-        model.may_run.set()
-        await stays
-        assert (batcher.waiting, batcher.abandoned) == (0, 0)
-        await batcher.submit(windows(3), MEL)
-
-
-async def test_the_age_of_a_batch_under_way_is_known() -> None:
-    model = FakeModel()
-    async with batching(model.window_features, in_flight=2) as batcher:
-        assert batcher.oldest_seconds == 0
-        first = await blocked(model, batcher)
-        batcher._running[0].since -= 500
-        second = asyncio.ensure_future(batcher.submit(windows(1), MEL))
-        await eventually(lambda: len(batcher._running) == 2)
-        assert 500 < batcher.oldest_seconds < 1000
-        model.may_run.set()
-        await asyncio.gather(first, second)
-        assert batcher.oldest_seconds == 0
-
-
-class Clockwork:
-    """A model that takes a known time for every sample, on a clock of its own."""
-
-    def __init__(self, seconds_per_sample: float) -> None:
-        self.now = 0.0
-        self._seconds_per_sample = seconds_per_sample
-        self._fake = FakeModel()
-        self.may_run = self._fake.may_run
-
-    def __call__(self) -> float:
-        return self.now
-
-    def window_features(
-        self, batch: Sequence[torch.Tensor], taps: Sequence[str]
-    ) -> dict[str, torch.Tensor]:
-        features = self._fake.window_features(batch, taps)
-        self.now += self._seconds_per_sample * sum(windows.numel() for windows in batch)
-        return features
-
-
-async def test_the_backlog_is_the_time_that_all_that_is_known_takes() -> None:
-    model = Clockwork(0.001)
-    async with batching(model.window_features, max_samples=1000, clock=model) as batcher:
-        for _ in range(3):
-            with batcher.expecting() as request:  # a typical request: five windows
-                request.arrived(500, 100)
-                await request.submit(windows(0, count=5), MEL)
-        assert batcher.backlog_seconds == 0
-        model.may_run.clear()
-        running = asyncio.ensure_future(batcher.submit(windows(0, count=10), MEL))
-        await eventually(lambda: len(batcher._running) == 1)
-        model.now += 0.4  # of one second
-        waiting = [asyncio.ensure_future(batcher.submit(windows(i), MEL)) for i in range(10)]
-        await eventually(lambda: batcher.waiting == 10)
-        with batcher.expecting() as decoded, batcher.expecting():
-            decoded.arrived(2000, 100)
-            piece = asyncio.ensure_future(decoded.submit(windows(1, count=5), MEL))
-            await eventually(lambda: batcher.waiting == 11)
-            predicted = batcher.backlog_seconds
-        # What runs, what waits, what the decoded one still submits, and the one being decoded.
-        assert predicted == pytest.approx(0.6 + 1.0 + 2.0 + 0.5, rel=0.1)
-        started = model.now - 0.4
-        model.may_run.set()
-        await asyncio.gather(running, piece, *waiting)
-        actual = model.now - started + 1.5 + 0.5 - 0.4
-        assert actual / 2 < predicted < actual * 2

@@ -27,11 +27,6 @@ from tests.service_kit import RATE, FakeModel, eventually, fake_app, running, se
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def served(model: FakeModel) -> Served:
     batcher: Any = None
     return Served(model, batcher, ("fake",))
@@ -171,42 +166,42 @@ async def test_npy_and_npz_in_pieces_are_what_numpy_writes(
 async def test_answers_are_counted_until_nobody_needs_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.pipeline._SMALL_ANSWER", 0)
+    monkeypatch.setattr("service.pipeline.SMALL_ANSWER", 0)
     model = FakeModel()
     app = fake_app(model)
     async with running(app):
         pipeline = service_of(app).pipeline
         answer = await pipeline.answer(wav(), *await pipeline.ask(None, "embedding", "timestamps"))
-        assert pipeline._answers.held == answer.values.nbytes
+        assert pipeline.answers.held == answer.values.nbytes
         again = rendering.respond(answer, "application/json", 0)
         del answer
-        await eventually(lambda: pipeline._answers.held == 0)
+        await eventually(lambda: pipeline.answers.held == 0)
         assert again.status_code == 200
         with pytest.raises(UnsupportedAudio):
             await pipeline.answer(b"?", *await pipeline.ask(None, "embedding"))
-        assert pipeline._answers.held == 0
+        assert pipeline.answers.held == 0
 
 
 async def test_answers_wait_for_memory_before_they_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.pipeline._SMALL_ANSWER", 100)
+    monkeypatch.setattr("service.pipeline.SMALL_ANSWER", 100)
     model = FakeModel()
     app = fake_app(model, max_memory=500)
     async with running(app):
         pipeline = service_of(app).pipeline
-        pipeline._audio.budget = 1 << 30
+        pipeline.audio.budget = 1 << 30
         rows = await pipeline.ask(None, "embedding", "timestamps")  # 336 bytes
         one = await pipeline.ask(None, "embedding")
         first = await pipeline.answer(wav(), *rows)
         calls = model.calls
         second = asyncio.ensure_future(pipeline.answer(wav(seed=1), *rows))
-        await eventually(lambda: pipeline.slots.taken == 1 and pipeline._answers._turn.locked())
+        await eventually(lambda: pipeline.slots.taken == 1 and pipeline.answers.awaited)
         assert model.calls == calls
         small = await pipeline.answer(wav(seed=2), *one)  # need not wait
         assert small.values.shape == (4,)
         with monkeypatch.context() as patch:
-            patch.setattr("service.pipeline._ANSWER_SECONDS", 0.01)
+            patch.setattr("service.pipeline.ANSWER_SECONDS", 0.01)
             with pytest.raises(Overloaded):
                 await pipeline.answer(wav(seed=3), *rows)
         del first

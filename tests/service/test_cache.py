@@ -19,11 +19,6 @@ from tests.service_kit import eventually
 VALUE = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0)))
 def test_what_is_encoded_is_decoded_bit_by_bit(array: np.ndarray) -> None:
     back = decode(encode(array))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
-from service.cache import encode
+from service.app import create_app
+from service.batching import Batcher
+from service.cache import MemoryCache, encode
 from tests.service_kit import (
     RATE,
     WARM_UP,
@@ -22,16 +24,12 @@ from tests.service_kit import (
     is_ready,
     running,
     service_of,
+    settings,
     wav,
 )
 
 pytestmark = pytest.mark.anyio
 CLIP = wav(RATE)
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def test_the_event_loop_answers_while_a_decoder_is_stuck() -> None:
@@ -85,9 +83,7 @@ async def test_a_client_that_hangs_up_does_not_take_the_others_answer() -> None:
         first = asyncio.ensure_future(_hanging_up(app, CLIP))
         await eventually(lambda: model.calls == WARM_UP + 1)
         second = asyncio.ensure_future(client.post("/embed", content=CLIP))
-        await eventually(
-            lambda: sum(service_of(app).pipeline._single_flight._waiting.values()) == 2
-        )
+        await eventually(lambda: service_of(app).pipeline.single_flight.waiting == 2)
         first.cancel()
         await asyncio.wait({first})
         model.may_run.set()
@@ -95,12 +91,12 @@ async def test_a_client_that_hangs_up_does_not_take_the_others_answer() -> None:
         assert len(model.batches) == WARM_UP + 1
 
 
-async def _hanging_up(app: Callable[..., object], body: bytes) -> None:
+async def _hanging_up(app: FastAPI, body: bytes) -> None:
     """A request whose client disconnects as soon as this task is cancelled."""
     hung_up = asyncio.Event()
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive() -> dict[str, object]:
+    async def receive() -> dict[str, Any]:
         if messages:
             return messages.pop()
         await hung_up.wait()
@@ -118,7 +114,7 @@ async def _hanging_up(app: Callable[..., object], body: bytes) -> None:
         "root_path": "",
         "headers": [(b"content-length", str(len(body)).encode())],
     }
-    request = asyncio.ensure_future(app(scope, receive, send))  # type: ignore[arg-type]
+    request = asyncio.ensure_future(app(scope, receive, send))
     try:
         await asyncio.shield(request)
     except asyncio.CancelledError:
@@ -145,8 +141,20 @@ async def test_work_of_a_client_that_hung_up_is_given_up() -> None:
         assert 'status="499"' in (await client.get("/metrics")).text
 
 
-def _batcher(app: object) -> object:
-    return service_of(app).models.loaded["fake"].batcher  # type: ignore[arg-type]
+def _batcher(app: FastAPI) -> Batcher:
+    return service_of(app).models.loaded["fake"].batcher
+
+
+class NotingCache(MemoryCache):
+    """A cache that notes under which keys values were put."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self.keys: list[str] = []
+
+    def put(self, key: str, value: bytes) -> None:
+        self.keys.append(key)
+        super().put(key, value)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +165,10 @@ def _batcher(app: object) -> object:
 async def test_a_cached_value_that_cannot_be_the_answer_is_a_miss(wrong: np.ndarray) -> None:
     app = fake_app()
     async with running(app) as client:
+        service_of(app).pipeline.cache = cache = NotingCache(1 << 20)
         good = (await client.post("/embed", content=CLIP)).json()["embedding"]
-        store: Any = service_of(app).pipeline.cache
-        for key in [key for key in store._values if key.startswith("embedder:result:")]:
-            store.put(key, encode(wrong.astype(np.float32)))
+        for key in [key for key in cache.keys if key.startswith("embedder:result:")]:
+            cache.put(key, encode(wrong.astype(np.float32)))
         again = await client.post("/embed", content=CLIP)
         assert (again.status_code, again.headers["x-cache"]) == (200, "miss")
         assert again.json()["embedding"] == good
@@ -200,7 +208,7 @@ async def test_bodies_are_refused_beyond_the_memory_for_them_and_it_comes_back()
         assert (await first).status_code == 200
         assert (await client.post("/embed", content=wav(RATE, seed=2))).status_code == 200
         assert service_of(app).pipeline.uploads.held == 0
-        assert service_of(app).pipeline._audio.held == 0
+        assert service_of(app).pipeline.audio.held == 0
 
 
 async def test_requests_of_many_clients_share_batches_and_one_bad_file_fails_alone() -> None:
@@ -208,7 +216,7 @@ async def test_requests_of_many_clients_share_batches_and_one_bad_file_fails_alo
     app = fake_app(model)
     async with running(app) as client:
         alone = (await client.post("/embed", content=wav(RATE, seed=1))).json()["embedding"]
-        service_of(app).pipeline.cache._values.clear()  # type: ignore[attr-defined]
+        service_of(app).pipeline.cache = MemoryCache(1 << 20)
         model.may_run.clear()
         posts = [
             client.post("/embed", content=wav(RATE + seed // 9, seed=seed)) for seed in range(9)
@@ -216,7 +224,7 @@ async def test_requests_of_many_clients_share_batches_and_one_bad_file_fails_alo
         requests = [
             asyncio.ensure_future(post) for post in [*posts, client.post("/embed", content=b"?")]
         ]
-        await eventually(lambda: model.calls == WARM_UP + 2 and _batcher(app).waiting == 8)  # type: ignore[attr-defined]
+        await eventually(lambda: model.calls == WARM_UP + 2 and _batcher(app).waiting == 8)
         model.may_run.set()
         answers = await asyncio.gather(*requests)
         assert [answer.status_code for answer in answers] == [*[200] * 9, 415]
@@ -242,7 +250,7 @@ async def test_readiness_follows_the_models_life() -> None:
         service_of(app).draining = True
         assert (await client.get("/readyz")).status_code == 503
         service_of(app).draining = False
-        await _batcher(app).close()  # type: ignore[attr-defined]
+        await _batcher(app).close()
         assert (await client.get("/readyz")).status_code == 503
 
 
@@ -254,8 +262,8 @@ async def test_stopping_answers_those_who_wait() -> None:
         started = asyncio.ensure_future(client.post("/embed", content=CLIP))
         await eventually(lambda: model.calls == WARM_UP + 1)
         waiting = asyncio.ensure_future(client.post("/embed", content=wav(RATE, seed=2)))
-        await eventually(lambda: _batcher(app).waiting == 1)  # type: ignore[attr-defined]
-        closing = asyncio.ensure_future(_batcher(app).close())  # type: ignore[attr-defined]
+        await eventually(lambda: _batcher(app).waiting == 1)
+        closing = asyncio.ensure_future(_batcher(app).close())
         await asyncio.sleep(0)
         model.may_run.set()
         await closing
@@ -264,15 +272,10 @@ async def test_stopping_answers_those_who_wait() -> None:
 
 
 async def test_further_models_are_loaded_at_their_first_use() -> None:
-    app = fake_app()
-    models = service_of(app).models
-    models._sources["other"] = "other"
-    other = FakeModel()
-    other.name = "other"
-    assert isinstance(models._given, dict)
-    models._given["other"] = other
+    other = FakeModel("other")
+    app = create_app(settings(), {"fake": FakeModel(), "other": other})
     async with running(app) as client:
-        assert "other" not in models.loaded
+        assert "other" not in service_of(app).models.loaded
         requests = [client.post("/embed?model=other", content=wav(RATE, seed=s)) for s in (1, 2)]
         answers = await asyncio.gather(*requests)
         assert [answer.json()["model"] for answer in answers] == ["other", "other"]

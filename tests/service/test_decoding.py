@@ -6,41 +6,21 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from embedder.audio.decode import HTTP_LIMITS
 from embedder.errors import AudioTooLarge, BadAudio
 from service.cache import fingerprint
 from service.decode_worker import SHARED_BYTES
-from service.decoder import Decoded, Decoder, DecoderDied
+from service.decoder import Decoded
 from service.decoding import DecoderPool
-from service.errors import NotReady
+from tests.decoder_kit import MEMORY, decoders
 from tests.service_kit import RATE, decoder_pids, eventually, wav
 
 pytestmark = pytest.mark.anyio
 CLIP = wav(RATE)
-MEMORY = 1 << 30
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@asynccontextmanager
-async def decoders(memory: int = MEMORY, max_jobs: int = 100) -> AsyncIterator[DecoderPool]:
-    """A pool of one child."""
-    pool = DecoderPool(1, HTTP_LIMITS, memory, max_jobs)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.close()
 
 
 async def test_a_killed_child_is_replaced_and_the_job_done_nevertheless() -> None:
@@ -48,7 +28,7 @@ async def test_a_killed_child_is_replaced_and_the_job_done_nevertheless() -> Non
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         os.kill(pid, signal.SIGKILL)
         assert (await job).samples.size == RATE
         assert decoder_pids(pool) != [pid]
@@ -59,7 +39,7 @@ async def test_a_file_that_kills_its_decoder_twice_is_to_blame() -> None:
 
     async def executioner(pool: DecoderPool) -> None:
         while True:
-            for decoder in pool._all:
+            for decoder in pool.decoders:
                 if decoder.jobs and decoder.process.pid not in killed:
                     os.kill(decoder.process.pid, signal.SIGKILL)
                     killed.add(decoder.process.pid)
@@ -83,7 +63,7 @@ async def test_a_file_that_uses_up_the_processor_time_is_too_slow_and_not_tried_
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         os.kill(pid, signal.SIGXCPU)  # as the kernel does
         os.kill(pid, signal.SIGCONT)
         with pytest.raises(AudioTooLarge, match="not decoded within"):
@@ -120,7 +100,7 @@ async def test_a_waiting_job_is_dropped_with_its_client() -> None:
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         busy = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         waiting = [asyncio.ensure_future(pool.decode(wav(seed=n), RATE)) for n in range(5)]
         await asyncio.sleep(0)
         for job in waiting:
@@ -129,7 +109,7 @@ async def test_a_waiting_job_is_dropped_with_its_client() -> None:
         os.kill(pid, signal.SIGCONT)
         assert (await busy).samples.size == RATE
         await pool.decode(CLIP, RATE)
-        (decoder,) = pool._all
+        (decoder,) = pool.decoders
         assert decoder.jobs == 2
 
 
@@ -140,7 +120,7 @@ async def test_a_job_that_runs_holds_its_caller_until_it_ends(
         (pid,) = decoder_pids(pool)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs for decoder in pool.decoders))
         job.cancel()
         await asyncio.sleep(0.05)
         assert not job.done()
@@ -152,7 +132,7 @@ async def test_a_job_that_runs_holds_its_caller_until_it_ends(
         monkeypatch.setattr("service.decoding.GONE_SECONDS", 0.01)
         os.kill(pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.decode(CLIP, RATE))
-        await eventually(lambda: any(decoder.jobs == 2 for decoder in pool._all))
+        await eventually(lambda: any(decoder.jobs == 2 for decoder in pool.decoders))
         job.cancel()
         await asyncio.wait({job})
         assert decoder_pids(pool) == []  # a longer job ends with its child
@@ -241,69 +221,8 @@ async def test_a_child_knows_no_torch_no_secret_and_opens_nothing(
 
 async def test_too_little_memory_is_the_clips_size_not_a_crash() -> None:
     async with decoders(memory=300 << 20) as pool:
-        with pytest.raises((AudioTooLarge, BadAudio)):
+        before = decoder_pids(pool)
+        with pytest.raises(AudioTooLarge, match="takes more memory than there is"):
             await pool.decode(wav(599 * 8000, rate=8000), 96_000)
+        assert decoder_pids(pool) == before
         assert (await pool.decode(CLIP, RATE)).samples.size == RATE
-
-
-async def _no_child(*_: object) -> None:
-    raise DecoderDied("its process ended with exit status 1")
-
-
-async def test_a_child_that_cannot_start_is_our_fault_and_costs_no_slot(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with decoders(max_jobs=1) as pool:
-        await pool.decode(CLIP, RATE)
-        with monkeypatch.context() as broken:
-            broken.setattr(Decoder, "start", _no_child)
-            for _ in range(3):  # more than there are slots
-                with pytest.raises(NotReady, match="log says why"):
-                    await asyncio.wait_for(pool.decode(CLIP, RATE), 30)
-        assert "exit status 1" in caplog.text
-        assert (await pool.decode(CLIP, RATE)).samples.size == RATE
-
-
-@pytest.mark.parametrize("error", [OSError("no more processes"), TimeoutError()])
-async def test_whatever_keeps_a_child_from_starting_is_the_same_error(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_: object) -> None:
-        raise error
-
-    async with decoders(max_jobs=1) as pool:
-        await pool.decode(CLIP, RATE)
-        monkeypatch.setattr(Decoder, "start", fail)
-        with pytest.raises(NotReady):
-            await pool.decode(CLIP, RATE)
-
-
-async def test_a_program_that_is_no_decoder_is_a_child_that_died(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("service.decoder.sys.executable", "/bin/false")
-    pool = DecoderPool(2, HTTP_LIMITS, MEMORY, 100)
-    with pytest.raises(NotReady):
-        await pool.start()
-    await pool.close()
-
-
-async def test_a_pool_starts_with_those_that_can_and_tries_the_others_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    start, tries = Decoder.start, iter((False, True))
-
-    async def sometimes(*given: object) -> Decoder:
-        if next(tries, True):
-            return await start(*given)  # type: ignore[arg-type]
-        raise DecoderDied("just this once")
-
-    monkeypatch.setattr(Decoder, "start", sometimes)
-    pool = DecoderPool(2, HTTP_LIMITS, MEMORY, 100)
-    await pool.start()
-    try:
-        assert len(decoder_pids(pool)) == 1
-        await asyncio.gather(*(pool.decode(CLIP, RATE) for _ in range(8)))
-        assert len(decoder_pids(pool)) == 2
-    finally:
-        await pool.close()

@@ -35,11 +35,6 @@ BAD = sorted((SHARED / "audio/bad").glob("*")) if SHARED.is_dir() else []
 HEADERS_OF_FORM = {"content-type": "multipart/form-data; boundary=X"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     app = fake_app(max_windows=100, max_windows_seconds=50, max_bytes=2_000_000)
@@ -153,11 +148,11 @@ async def test_a_key_is_asked_for_where_one_is_set() -> None:
         for path in ("/livez", "/readyz", "/metrics", "/", "/docs"):
             assert (await client.get(path)).status_code == 200
         for wrong in ("Bearer simsalabim", "Basic sesame", "Bearer ", "sesame", "Bearer söse"):
-            headers = {"authorization": wrong.encode()}
+            headers = {b"authorization": wrong.encode()}
             refused = await client.post("/embed", content=CLIP, headers=headers)
             assert_problem(refused, 401, "unauthorized")
             assert refused.headers["www-authenticate"] == "Bearer"
-        headers = {"authorization": "Bearer sesame"}
+        headers = {b"authorization": b"Bearer sesame"}
         assert (await client.post("/embed", content=CLIP, headers=headers)).status_code == 200
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from embedder import AudioEmbedder, load_audio
+from embedder.testing import wav_bytes
 from service.app import create_app
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
 from tests.service_kit import FakeModel, client_of, live, settings
-from tests.sounds import wav_of
 
 
 def sound(seconds: float, seed: int = 0) -> bytes:
     pcm = np.clip(bursts(seconds, seed).numpy(), -1, 1) * 32_767
-    return wav_of(pcm.astype(np.int16), RATE)
+    return wav_bytes(pcm.astype(np.int16), RATE)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from embedder import AudioEmbedder, load_audio
+from embedder.testing import wav_bytes
 from service.app import create_app
 from service.protocol import BoundedHttp
 from tests.redis_kit import needs_redis, redis_server
@@ -35,7 +36,6 @@ from tests.service_kit import (
     wav,
 )
 from tests.shared import SHARED, needs_shared
-from tests.sounds import wav_of
 
 CHECKPOINT = SHARED / "weights/mn04_as_mAP_432.pt"
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on the path")
@@ -52,7 +52,7 @@ def test_curl_gets_pythons_numbers_from_the_published_checkpoint(tmp_path: Path)
     with np.load(SHARED / "golden/audio_32k.npz") as golden:
         metro = golden["pcm_metro"]
     sound = tmp_path / "metro.wav"
-    sound.write_bytes(wav_of(metro))
+    sound.write_bytes(wav_bytes(metro))
     model = AudioEmbedder.load("mn04_as", weights=CHECKPOINT, device="cpu")
     audio = load_audio(sound, model.sample_rate)
     app = create_app(settings(model="mn04_as", weights=CHECKPOINT, device="cpu"))

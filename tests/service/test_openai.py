@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,24 +10,11 @@ import numpy as np
 import pytest
 
 from embedder import AudioEmbedder, load_audio
-from service.app import create_app
 from service.schemas import OpenAIError
-from tests.service_kit import RATE, client_of, fake_app, live, settings, wav
+from tests.service_kit import RATE, client_of, fake_app, live, wav
 
 CLIP = wav(RATE, seed=1)
 PLAIN = base64.b64encode(CLIP).decode()
-
-
-@pytest.fixture(scope="module")
-def model() -> AudioEmbedder:
-    return AudioEmbedder.build("mn01_as")
-
-
-@pytest.fixture(scope="module")
-def client(model: AudioEmbedder) -> Iterator[httpx.Client]:
-    app = create_app(settings(), {"mn01_as": model})
-    with live(app) as port, client_of(port) as client:
-        yield client
 
 
 def close(actual: Any, expected: Any) -> None:

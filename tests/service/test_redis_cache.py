@@ -18,11 +18,6 @@ pytestmark = pytest.mark.anyio
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class TinyRedis:
     """GET, SET and, `greeting` seconds late, whatever a client says before.
 

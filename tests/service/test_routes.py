@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,22 +12,10 @@ import pytest
 from embedder import AudioEmbedder, load_audio
 from service.app import create_app
 from service.negotiation import best_format
-from tests.service_kit import RATE, client_of, live, settings, wav
+from tests.service_kit import RATE, settings, wav
 
 CLIP = wav(RATE, seed=1)
 LONG = wav(12 * RATE, seed=2)
-
-
-@pytest.fixture(scope="module")
-def model() -> AudioEmbedder:
-    return AudioEmbedder.build("mn01_as")
-
-
-@pytest.fixture(scope="module")
-def client(model: AudioEmbedder) -> Iterator[httpx.Client]:
-    app = create_app(settings(), {"mn01_as": model})
-    with live(app) as port, client_of(port) as client:
-        yield client
 
 
 def close(actual: Any, expected: Any) -> None:
@@ -58,7 +45,7 @@ def test_embed_gives_pythons_numbers(
 def test_timestamps_give_pythons_numbers_and_milliseconds(
     client: httpx.Client, model: AudioEmbedder, window_ms: float, hop_ms: float
 ) -> None:
-    options = {"kind": "timestamps", "window_ms": window_ms, "hop_ms": hop_ms}
+    options: Any = {"kind": "timestamps", "window_ms": window_ms, "hop_ms": hop_ms}
     body = client.post("/embed", params=options, content=CLIP).json()
     vectors, ms = model.timestamps(audio(), window_ms=window_ms, hop_ms=hop_ms)
     close(body["embedding"], vectors[0])
@@ -89,7 +76,7 @@ def test_tags_give_pythons_numbers(client: httpx.Client, model: AudioEmbedder, d
 
 
 def test_tags_of_every_window(client: httpx.Client, model: AudioEmbedder) -> None:
-    options = {"kind": "timestamps", "top_k": 527}
+    options: Any = {"kind": "timestamps", "top_k": 527}
     body = client.post("/tags", params=options, content=LONG).json()
     scores, ms = model.window_tags(audio(LONG))
     assert [window["ms"] for window in body["windows"]] == ms[0].tolist()

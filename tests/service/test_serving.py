@@ -26,11 +26,6 @@ from tests.service_kit import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Parent:
     """The process that started this one."""
 

@@ -13,11 +13,6 @@ pytestmark = pytest.mark.anyio
 SHORT, LONG = 1000, 8 * LARGE
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Clock:
     """Time that passes when it is told to."""
 

@@ -16,8 +16,8 @@ from embedder.audio.ahead import decode_ahead
 from embedder.audio.decode import load_audio
 from embedder.bulk.inputs import find_audio
 from embedder.errors import BadAudio
+from embedder.testing import write_wav
 from tests.cli_kit import RATE, noise, write_noises
-from tests.sounds import write_wav
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -45,7 +45,9 @@ def test_a_file_left_early_does_not_disturb_the_next(tmp_path: Path) -> None:
 def test_a_worker_that_dies_fails_its_file_alone(tmp_path: Path) -> None:
     long = write_wav(tmp_path / "long.wav", noise(400), 16_000)  # beyond what a lane holds ready
     short = write_wav(tmp_path / "short.wav", noise(0.1))
+    paths = []
     for path, blocks in decode_ahead([str(long), str(short)], RATE, 1):
+        paths.append(path)
         if path == str(short):
             assert sum(block.size for block in blocks) == RATE // 10
             continue
@@ -54,6 +56,7 @@ def test_a_worker_that_dies_fails_its_file_alone(tmp_path: Path) -> None:
         worker.kill()
         with pytest.raises(BadAudio, match="died with exit code -9"):
             list(blocks)
+    assert paths == [str(long), str(short)]
 
 
 def test_a_worker_that_dies_amid_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from embedder.bulk import job as bulk
 from embedder.bulk.job import BulkOptions, embed_files
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from tests.cli_kit import (
     MODEL,
     RATE,
@@ -25,7 +26,6 @@ from tests.cli_kit import (
     write_float_wav,
     write_noises,
 )
-from tests.sounds import write_wav
 
 Heard = dict[str, str | None]
 

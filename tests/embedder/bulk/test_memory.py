@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from embedder.testing import write_wav
 from tests.cli_kit import MODEL, noise, tiny_model, write_weights
 from tests.shared import ROOT
-from tests.sounds import write_wav
 
 ALLOWED = 1024  # MiB
 ALLOWED_GROWTH = 64

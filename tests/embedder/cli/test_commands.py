@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,18 @@ from embedder.cli import EVALUATION, PANELS, app, late, main, start
 from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from embedder.zoo import MODELS
 from tests.cli_kit import (
     MODEL,
-    plain_environment,
     rows,
-    tiny_model,
     write_noises,
-    write_weights,
 )
 from tests.golden import arrays
 from tests.shared import ROOT, SHARED, needs_shared
-from tests.sounds import write_wav
 
 METRO = {"Train": 0.73, "Rail transport": 0.58, "Railroad car, train wagon": 0.56}
 METRO |= {"Subway, metro, underground": 0.49}
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[AudioEmbedder]:
-    with tiny_model() as built:
-        yield built
-
-
-@pytest.fixture(autouse=True)
-def tiny(model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's choice: the tiny model."""
-    plain_environment(monkeypatch)
-    monkeypatch.setenv("EMBEDDER_MODEL", MODEL)
-    monkeypatch.setenv("EMBEDDER_WEIGHTS", str(write_weights(model, tmp_path / "tiny.pt")))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -244,7 +225,12 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen: list[Settings] = []
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(server, "serve", lambda: seen.append(Settings()) or 0)
+
+    def serve() -> int:
+        seen.append(Settings())
+        return 0
+
+    monkeypatch.setattr(server, "serve", serve)
     assert main(["serve", "--port", "1234", "--host", "0.0.0.0", "--device", "cpu"]) == 0
     [settings] = seen
     assert (settings.host, settings.port, settings.model) == ("0.0.0.0", 1234, MODEL)
@@ -313,9 +299,12 @@ def test_a_server_of_another_model_does_without_the_environments_weights(
     server = pytest.importorskip("service.__main__")
     seen: list[str | None] = []
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(
-        server, "serve", lambda: seen.append(os.environ.get("EMBEDDER_WEIGHTS")) or 0
-    )
+
+    def serve() -> int:
+        seen.append(os.environ.get("EMBEDDER_WEIGHTS"))
+        return 0
+
+    monkeypatch.setattr(server, "serve", serve)
     weights = os.environ["EMBEDDER_WEIGHTS"]
     assert main(["serve"]) == 0
     assert main(["serve", "-m", "mn10_as"]) == 0

@@ -16,9 +16,9 @@ from embedder.errors import BadRequest
 from embedder.events.finder import Event
 from embedder.events.formats import FORMATS, Recording, format_of, make_format
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from tests.cli_kit import plain_environment, write_weights
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
-from tests.sounds import write_wav
 
 ODD = 'Tick\ttock,  "clock"\nwall'
 HEARD = (Event("Dog", 0.04, 1.5, 0.875), Event(ODD, 2.0, 2.04, 0.5))

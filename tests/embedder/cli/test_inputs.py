@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,18 @@ from embedder.bulk.parts import Existing
 from embedder.cli import main
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
+from embedder.testing import wav_bytes, write_wav
 from tests.cli_kit import (
     MODEL,
     noise,
-    plain_environment,
     rows,
-    tiny_model,
     write_noises,
-    write_weights,
 )
-from tests.sounds import wav_of, write_wav
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[AudioEmbedder]:
-    with tiny_model() as built:
-        yield built
 
 
 @pytest.fixture(autouse=True)
-def tiny(model: AudioEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's choice: the tiny model; the current folder is `work`."""
-    plain_environment(monkeypatch)
-    monkeypatch.setenv("EMBEDDER_MODEL", MODEL)
-    monkeypatch.setenv("EMBEDDER_WEIGHTS", str(write_weights(model, tmp_path / "tiny.pt")))
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is an empty one."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
@@ -123,7 +110,7 @@ def test_files_that_a_folder_hides_are_named(capsys: pytest.CaptureFixture[str])
 def test_incomplete_files_are_noted(
     workers: str, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = wav_of(noise(2))
+    whole = wav_bytes(noise(2))
     for name, audio in {"a": cut(whole), "b": whole, "c": lying(whole)}.items():
         Path(f"{name}.wav").write_bytes(audio)
     files = ["a.wav", "b.wav", "c.wav"]

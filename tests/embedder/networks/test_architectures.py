@@ -13,8 +13,8 @@ from torch import Tensor
 import hear_api
 from embedder.cli import main
 from embedder.model import AudioEmbedder
+from embedder.testing import write_wav
 from tests.cli_kit import noise, rows, tiny_model, write_weights
-from tests.sounds import write_wav
 
 # Name, sample rate, labels, and size of the default embedding at width 0.4.
 MODELS = {

@@ -74,7 +74,7 @@ def test_long_scans_are_quick() -> None:
 
 def test_gradients_go_through_the_scan() -> None:
     decay, drive = (part.requires_grad_() for part in gates(37, 2))
-    torch.autograd.gradcheck(linear_scan, (decay, drive))
+    assert torch.autograd.gradcheck(linear_scan, (decay, drive))
 
 
 def test_a_traced_scan_takes_other_lengths() -> None:
@@ -117,7 +117,8 @@ def test_mamba_is_its_recurrence() -> None:
     torch.manual_seed(0)
     layer, x = Mamba2(16).double(), noise(2, 150, 16, dtype=torch.float64)
     inner, heads, size = layer.inner, layer.heads, head_size(16)
-    gate, mixed, dt = layer.in_proj(x).split([inner, inner + 2 * STATE, heads], -1)
+    gate, mixed, dt = torch.split(layer.in_proj(x), [inner, inner + 2 * STATE, heads], -1)
+    assert layer.conv1d.bias is not None
     window = torch.zeros(2, 3, inner + 2 * STATE, dtype=torch.float64)
     state = torch.zeros(2, heads, size, STATE, dtype=torch.float64)
     kernel = layer.conv1d.weight[:, 0].T
@@ -125,7 +126,7 @@ def test_mamba_is_its_recurrence() -> None:
     for t in range(150):
         window = torch.cat([window[:, 1:], mixed[:, t : t + 1]], 1)
         now = nn.functional.silu((window * kernel).sum(1) + layer.conv1d.bias)
-        values, b, c = now.split([inner, STATE, STATE], -1)
+        values, b, c = torch.split(now, [inner, STATE, STATE], -1)
         values = values.view(2, heads, size)
         step = nn.functional.softplus(dt[:, t] + layer.dt_bias)
         decay = (-step * layer.A_log.exp()).exp()
@@ -210,5 +211,5 @@ def test_weights_of_a_causal_convolution_are_normalised() -> None:
     conv = CausalConv(4, 1)
     before = conv(noise(1, 4, 9))
     with torch.no_grad():
-        conv.weight_v *= 7
+        conv.weight_v.mul_(7)
     assert torch.allclose(conv(noise(1, 4, 9)), before, atol=1e-6)

@@ -33,7 +33,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 def test_a_trace_gives_the_very_same_log_mel(shapes: list[torch.Size]) -> None:
     plain = LogMel(MelConfig())
     ours = TracedLogMel(plain, [LENGTH])
-    for wave in waves(4 * CLIPS, LENGTH).split(CLIPS):  # the first as it is, then as a trace
+    for wave in torch.split(waves(4 * CLIPS, LENGTH), CLIPS):  # the first as it is, then as a trace
         assert torch.equal(ours(wave, CLIPS), plain(wave))
     assert shapes == [(CLIPS, LENGTH)]
 
@@ -51,7 +51,7 @@ def test_only_what_comes_again_and_again_is_traced(shapes: list[torch.Size]) -> 
 def test_threads_share_a_trace(shapes: list[torch.Size]) -> None:
     plain = LogMel(MelConfig())
     ours = TracedLogMel(plain, [LENGTH])
-    clips = waves(16, LENGTH).split(1)
+    clips = torch.split(waves(16, LENGTH), 1)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda clip: ours(clip, 1), clips))
     # Not the very same: threads may differ in how many of torch's they have.

@@ -119,11 +119,15 @@ class Hasty(HeadDeadline):
     head_seconds = 0.5
 
 
+async def attacked(number: int, port: int) -> list[Reply]:
+    return await ATTACKS[number].send(Target(port, ["fake"], scale=0.001))
+
+
 @pytest.mark.parametrize("number", range(len(ATTACKS)), ids=[row.name for row in ATTACKS])
 def test_every_attack_ends_with_replies(number: int) -> None:
     material()
     with live(fake_app(FakeModel(), max_seconds=200), Hasty) as port:
-        replies = asyncio.run(ATTACKS[number].send(Target(port, ["fake"], scale=0.001)))
+        replies = asyncio.run(attacked(number, port))
     assert replies
     assert all(reply.end != "late" for reply in replies)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from embedder.errors import BadRequest
+from embedder.testing import write_wav
 from eval.data.labelled import open_dataset
-from tests.sounds import write_wav
 
 SILENCE = np.zeros(320)
 ESC_HEADER = "filename,fold,target,category,esc10,src_file,take"

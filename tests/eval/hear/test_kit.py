@@ -15,6 +15,8 @@ from eval.hear.environment import Kit
 from eval.hear.models import candidate, validate
 from tests.hear_kit import RATE, SMALLEST, class_folders, installed_kit, sound, tiny_checkpoint
 
+# The kit is installed first, which takes minutes and a package index.
+pytestmark = pytest.mark.slow
 runner = CliRunner()
 
 

@@ -61,6 +61,7 @@ def test_a_task_without_audio_is_refused(encoder: MaebEncoder) -> None:
         encoder.encode([{"text": ["hi"]}], task_metadata=None, hf_split="", hf_subset="")
 
 
+@pytest.mark.extras
 @pytest.mark.filterwarnings("default")  # mteb's and its dependencies' own
 def test_mteb_takes_it_and_scores_it(encoder: MaebEncoder, tmp_path: Path) -> None:
     mteb = pytest.importorskip("mteb")

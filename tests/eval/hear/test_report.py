@@ -154,7 +154,9 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
     rows = [row("a", esc50=0.9, crema_d=0.6, mine=0.5), row("b", 10_000, esc50=0.5)]
     metrics = {"esc50": "top1_acc", "crema_d": "top1_acc", "mine": "mAP"}
     published = [row("OpenL3", 0, esc50=0.75, crema_d=0.55)]
-    for path in draw(ScoreReport(rows, metrics, published), tmp_path, "x"):
+    drawn = list(draw(ScoreReport(rows, metrics, published), tmp_path, "x"))
+    assert drawn
+    for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 

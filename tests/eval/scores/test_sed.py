@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from embedder.audio.decode import load_audio
 from embedder.errors import BadRequest
 from embedder.events.finder import Event
-from eval.data.annotations import TrueEvent, merged
+from embedder.testing import write_wav
+from eval.data.annotations import TrueEvent, Truth, merged
 from eval.scores import sed
 from eval.scores.sed import evaluation_labels, f1, psds1, score
 from tests.detector_kit import NAME, RATE, bursts, lively_detector
 from tests.shared import SHARED, needs_shared
-from tests.sounds import write_wav
 
 LABELS = ("dog", "cat", "rain")
 TRUTH = {
@@ -40,7 +40,7 @@ def libraries() -> Iterator[None]:
         yield
 
 
-def frames_of(truth: sed.Truth, shift_s: float = 0.0) -> dict[str, NDArray[np.float32]]:
+def frames_of(truth: Truth, shift_s: float = 0.0) -> dict[str, NDArray[np.float32]]:
     """Probability 0.9 where an event is, 0.1 elsewhere."""
     frames = {}
     for clip, events in truth.items():
@@ -53,13 +53,14 @@ def frames_of(truth: sed.Truth, shift_s: float = 0.0) -> dict[str, NDArray[np.fl
     return frames
 
 
-def found(truth: sed.Truth, shift_s: float = 0.0) -> dict[str, list[Event]]:
+def found(truth: Truth, shift_s: float = 0.0) -> dict[str, list[Event]]:
     return {
         clip: [Event(e.label, e.onset_s + shift_s, e.offset_s + shift_s, 1) for e in events]
         for clip, events in truth.items()
     }
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_psds1_of_known_cases() -> None:
     assert psds1(frames_of(TRUTH), LABELS, TRUTH, SECONDS) == pytest.approx(1)
@@ -72,6 +73,7 @@ def test_psds1_of_known_cases() -> None:
     assert psds1(silent, LABELS, TRUTH, SECONDS) < 0.1
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_f1_of_known_cases() -> None:
     perfect = f1(found(TRUTH), LABELS, TRUTH, SECONDS)
@@ -87,6 +89,7 @@ def test_f1_of_known_cases() -> None:
     assert scores["event_f1_macro"] == pytest.approx((2 / 3 + 1) / 2)
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_a_detector_is_scored_whole(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "x.wav", bursts(4.0).numpy(), RATE)
@@ -98,6 +101,7 @@ def test_a_detector_is_scored_whole(tmp_path: Path) -> None:
     assert scores.keys() >= {"psds1", "event_f1", "segment_f1"}
 
 
+@pytest.mark.extras
 @pytest.mark.usefixtures("libraries")
 def test_the_command_scores_the_clips_that_are_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eval.scores.metrics import Metrics
 from eval.training import parallel
-from eval.training.trainer import Metrics, Schedule, TrainConfig, Trainer
+from eval.training.trainer import Schedule, TrainConfig, Trainer
 from tests.shared import ROOT
 
 STEPS = 4
@@ -26,22 +27,23 @@ class Halves:
 
     def __init__(self, part: int, parts: int) -> None:
         torch.manual_seed(part)  # only process 0 starts from seed 0
-        self.model: nn.Module = nn.ModuleDict(
+        self.parts = nn.ModuleDict(
             {"norm": nn.BatchNorm1d(8).eval(), "often": nn.Linear(8, 1), "seldom": nn.Linear(8, 1)}
         )
+        self.model: nn.Module = self.parts
         self.rows = slice(part * 2 * BATCH // parts, (part + 1) * 2 * BATCH // parts)
-        self.model["norm"].running_mean.fill_(float(part))
+        self.parts["norm"].get_buffer("running_mean").fill_(float(part))
 
     def batch(self, step: int) -> Tensor:
         values = np.random.default_rng(step).normal(size=(2 * BATCH, 8)).astype(np.float32)
         return torch.from_numpy(values)[self.rows]
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, Metrics]:
-        self.model["norm"].eval()
-        x = self.model["norm"](batch)
-        y = self.model["often"](x)
+        self.parts["norm"].eval()
+        x = self.parts["norm"](batch)
+        y = self.parts["often"](x)
         if step % 2:
-            y = y + self.model["seldom"](x)
+            y = y + self.parts["seldom"](x)
         return (y - batch[:, :1]).square().mean(), {}
 
     def evaluate(self) -> Metrics:
