@@ -80,6 +80,11 @@ class _Connections:
         self._waiting = 0
         self._connecting: dict[asyncio.Task[None], float] = {}  # since when
 
+    @property
+    def connecting(self) -> bool:
+        """Whether a connection is being made."""
+        return bool(self._connecting)
+
     async def take(self, patience: float) -> AbstractConnection:
         """A connection; Unavailable at once where connecting is known to take longer than that."""
         if self._idle.empty():
@@ -156,6 +161,11 @@ class RedisCache:
         self._unwritten: deque[tuple[str, bytes]] = deque()
         self._unwritten_bytes = 0
         self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def connecting(self) -> bool:
+        """Whether a connection is being made."""
+        return self._connections.connecting
 
     async def get(self, key: str) -> bytes | None:
         """The value; Unavailable where redis does not answer in time."""
