@@ -82,6 +82,11 @@ class _Connections:
         self._waiting = 0
         self._connecting: dict[asyncio.Task[None], float] = {}  # the times of their beginning
 
+    @property
+    def connecting(self) -> bool:
+        """Whether a connection is being made."""
+        return bool(self._connecting)
+
     async def take(self, patience: float) -> AbstractConnection:
         """A free connection; Unavailable if connecting takes more than `patience` seconds."""
         if self._idle.empty():
@@ -161,6 +166,11 @@ class RedisCache:
         self._unwritten: deque[tuple[str, bytes]] = deque()
         self._unwritten_bytes = 0
         self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def connecting(self) -> bool:
+        """Whether a connection is being made."""
+        return self._connections.connecting
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None; Unavailable if redis does not answer in time."""

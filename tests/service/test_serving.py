@@ -87,12 +87,16 @@ async def test_of_several_processes_one_that_hangs_makes_room_for_another(
     assert set(left) == {Exit.HUNG}
 
 
+def hung(server: Server) -> bool:
+    return service_of(server.config.app).models.hung  # type: ignore[arg-type]
+
+
 async def test_a_lone_process_that_hangs_stays_and_says_so(left: list[int]) -> None:
     model = FakeModel()
     async with served(model, hung_seconds=0.05) as (server, base):
         model.may_run.clear()
         request = asyncio.create_task(ask(base))
-        await eventually(lambda: server._service.models.hung)
+        await eventually(lambda: hung(server))
         async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
             assert (await client.get("/livez")).status_code == 503
         model.may_run.set()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from embedder import AudioEmbedder
+from embedder.runtime import create, lazy
+from embedder.runtime.base import EngineInput, Runtime
 from eval.dymn_inspections import inspected
 from tests.engine_kit import (
     NETWORKS,
@@ -58,11 +60,19 @@ def test_inspections_show_whatever_runs_the_network() -> None:
 @pytest.mark.parametrize("choice", ["torch", "openvino"])
 @pytest.mark.parametrize("change", [move_statistics, replace_module, assign_weights, add_hook])
 def test_whatever_changes_after_the_first_use_shows(
-    change: Callable[[Any], None], choice: str
+    change: Callable[[Any], None], choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made: list[str] = []
+
+    def noted(choice: str, network: EngineInput) -> Runtime:
+        made.append(choice)
+        return create(choice, network)
+
+    monkeypatch.setattr(lazy, "create", noted)
     model = run_with(model_of(NETWORKS["mn"]), choice)
     before = early_and_late(model)
-    assert model._current.runtime() is model._current.runtime()
+    assert torch.equal(early_and_late(model), before)
+    assert made == [choice]  # an engine stays until something changes
     change(model.backbone)
     after = early_and_late(model)
     assert distance(after, before) > 1e-4

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from embedder.model import AudioEmbedder
 from embedder.networks.dymn import DyMN
+from embedder.networks.dynamic import KernelAttention
 from embedder.zoo import MEL_32K, DyMNConfig, MNConfig, ModelSpec
 from eval.data.labelled import Dataset
 from eval.scores.metrics import Metrics
@@ -81,11 +82,13 @@ def test_a_dymn_learns_while_its_temperature_falls_from_30_to_1(tmp_path: Path) 
     data = tones(tmp_path, 2)
     task = dynamic_task(data, DyMNConfig(0.1))
     model: Any = task.model
+    attentions = [part for part in model.modules() if isinstance(part, KernelAttention)]
+    assert attentions
     seen: list[float] = []
     once = task.loss
 
     def watched(batch: Any, step: int) -> tuple[Tensor, Metrics]:
-        assert {part.temperature for part in model._attentions()} == {model.temperature}
+        assert {part.temperature for part in attentions} == {model.temperature}
         seen.append(model.temperature)
         return once(batch, step)
 
