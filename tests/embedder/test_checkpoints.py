@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from embedder import AudioEmbedder, checkpoints
+from embedder import AudioEmbedder, checkpoints, downloads
 from embedder.checkpoints import WEIGHTS_DIR_VARIABLE
 from embedder.errors import DownloadFailed, WeightsMismatch, WeightsNotFound
 from embedder.zoo import MODELS, ModelSpec
@@ -108,10 +109,19 @@ def test_downloads_are_kept_and_their_hash_recorded(site: str, empty_cache: Path
     first = checkpoints.load(at(site))
     kept = empty_cache / SPEC.weights
     assert checkpoints.file_sha256(kept) == first.sha256
-    assert [p.name for p in empty_cache.iterdir() if p.name.startswith(".")] == []
+    assert {path.name for path in empty_cache.iterdir()} == {kept.name, f"{kept.name}.sha256"}
+    assert kept.stat().st_mode & 0o777 == 0o644
     kept.write_bytes(kept.read_bytes() + b"x")
     with pytest.raises(WeightsMismatch, match=f"expected {first.sha256}"):
         checkpoints.load(at(site))
+
+
+def test_downloads_at_the_same_time_do_not_disturb_each_other(site: str, empty_cache: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: checkpoints.fetch(at(site)), range(4)))
+    assert set(paths) == {empty_cache / SPEC.weights}
+    assert len(list(empty_cache.iterdir())) == 2
+    assert checkpoints.load(at(site)).state
 
 
 def test_a_download_with_another_hash_is_not_kept(site: str, empty_cache: Path) -> None:
@@ -194,7 +204,7 @@ def test_redirects_that_leave_https_are_refused(site: str, empty_cache: Path) ->
 def test_downloads_have_a_greatest_size(
     site: str, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "MAX_DOWNLOAD", 1 << 16)
+    monkeypatch.setattr(downloads, "MAX_DOWNLOAD", 1 << 16)
     with pytest.raises(DownloadFailed, match="more than 0 MB"):
         checkpoints.load(at(site))
     assert list(empty_cache.iterdir()) == []

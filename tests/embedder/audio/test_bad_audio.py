@@ -128,7 +128,7 @@ def decode_all():
     for source in sources:
         try:
             audio.load_audio(source, 32_000, audio.HTTP_LIMITS)
-        except audio.BadAudio:
+        except BadAudio:
             pass
 
 sources = [Path(path).read_bytes() for path in sys.argv[1:]]

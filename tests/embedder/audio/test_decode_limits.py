@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedder.audio import decode as audio
-from embedder.audio import libav
+from embedder.audio import libav, mono
 from embedder.audio.decode import (
     HTTP_LIMITS,
     OPEN_LIMITS,
@@ -72,7 +72,7 @@ def test_the_clock_counts_decoding_but_not_the_reader(monkeypatch: pytest.Monkey
     limits = DecodeLimits(max_wall_seconds=5)
     for _ in stream_audio(source, RATE, limits, block_seconds=1):
         clock[0] += 100  # a slow reader
-    monkeypatch.setattr(audio, "check_samples", lambda _: clock.__setitem__(0, clock[0] + 6))
+    monkeypatch.setattr(mono, "check_samples", lambda _: clock.__setitem__(0, clock[0] + 6))
     slow = encoded(np.zeros((1, 10 * RATE)), RATE, "wav", "pcm_f32le")
     with pytest.raises(AudioTooLarge, match="5 s"):
         load_audio(slow, RATE, limits)
