@@ -107,6 +107,7 @@ WATCHED_DECODING = """
 import json, logging, os, sys, threading
 from pathlib import Path
 import embedder.audio.decode as audio
+from embedder.errors import BadAudio
 from eval.bench.memory import peak_megabytes
 
 logging.disable()

@@ -80,8 +80,8 @@ def test_a_detector_learns_tones_and_its_checkpoint_finds_them(tmp_path: Path) -
 def test_a_detector_by_commands(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    def run(*words: object) -> str:
-        result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    def run(line: str) -> str:
+        result = CliRunner().invoke(app, line.split(), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -97,47 +97,16 @@ def test_a_detector_by_commands(tmp_path: Path) -> None:
     checkpoints.save(
         tmp_path / "mn.safetensors", start.spec, start.backbone.state_dict(), start.labels
     )
-    words = (
-        "train",
-        "detector",
-        tmp_path / "a.tsv",
-        tmp_path / "audio",
-        "--batch",
-        4,
-        "--device",
-        "cpu",
-    )
-    score = ("--test", tmp_path / "a.tsv", "--test-audio", tmp_path / "audio")
+    detector = f"train detector {tmp_path}/a.tsv {tmp_path}/audio --batch 4 --device cpu --epochs 1"
     first = tmp_path / "first" / "first.safetensors"
     run(
-        *words, "--model", tmp_path / "mn.safetensors", "--out", first.parent, "--epochs", 1, *score
+        f"{detector} --model {tmp_path}/mn.safetensors --out {first.parent} "
+        f"--test {tmp_path}/a.tsv --test-audio {tmp_path}/audio"
     )
-    run(
-        "train",
-        "pseudo",
-        tmp_path / "audio",
-        path,
-        "--teacher",
-        first,
-        "--out",
-        tmp_path / "pseudo",
-    )
-    more = ("--weak", tmp_path / "weak", "--weak-but", "4", "--pseudo", tmp_path / "pseudo")
+    run(f"train pseudo {tmp_path}/audio {path} --teacher {first} --out {tmp_path}/pseudo")
     output = run(
-        *words,
-        "--model",
-        first,
-        "--sequence",
-        "gru",
-        "--dim",
-        8,
-        *more,
-        "--backbone-rate",
-        0,
-        "--epochs",
-        1,
-        "--out",
-        tmp_path / "second",
+        f"{detector} --model {first} --sequence gru --dim 8 --backbone-rate 0 "
+        f"--weak {tmp_path}/weak --weak-but 4 --pseudo {tmp_path}/pseudo --out {tmp_path}/second"
     )
     assert "teacher_loss" in output
     second = AudioEmbedder.load(str(tmp_path / "second" / "second.safetensors"), device="cpu")
