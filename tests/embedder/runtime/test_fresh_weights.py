@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedder import AudioEmbedder
 from embedder.runtime import create, lazy
-from embedder.runtime.base import EngineInput, Runtime
+from embedder.runtime.base import Engine, EngineInput
 from eval.dymn_inspections import inspected
 from tests.engine_kit import (
     NETWORKS,
@@ -64,7 +64,7 @@ def test_whatever_changes_after_the_first_use_shows(
 ) -> None:
     made: list[str] = []
 
-    def noted(choice: str, network: EngineInput) -> Runtime:
+    def noted(choice: str, network: EngineInput) -> Engine:
         made.append(choice)
         return create(choice, network)
 
