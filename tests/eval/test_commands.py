@@ -19,6 +19,7 @@ from embedder.model import AudioEmbedder
 from embedder.testing import write_wav
 from eval.__main__ import COMMANDS, app
 from eval.training.trainer import CHECKPOINT, LOG
+from tests.service_kit import free_port
 
 RATE = 32_000
 
