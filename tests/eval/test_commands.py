@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from embedder.model import AudioEmbedder
 from embedder.testing import write_wav
 from eval.__main__ import NAMES, translated
 from eval.training.trainer import CHECKPOINT, LOG
+from tests.service_kit import free_port
 
 RATE = 32_000
 
@@ -133,14 +135,18 @@ def test_a_mistake_is_one_line(sounds: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_processes_train_one_model_together(model: Path, sounds: Path, tmp_path: Path) -> None:
     run("train", "corpus", sounds, "--out", tmp_path / "corpus", "--workers", 1, "--synthetic", 28)
     words = ("distill", tmp_path / "corpus", "--out", tmp_path / "both", "--teacher", model)
     command = [sys.executable, "-m", "embedder", "train", *map(str, words), "--steps", "3"]
     command += ["--hold-out", "synthetic/sweep-1*"]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29873", "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen(command, env=os.environ | place | {"RANK": str(rank)}) for rank in (0, 1)
-    ]
-    assert [process.wait(240) for process in running] == [0, 0]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    with ExitStack() as stack:
+        processes = []
+        for rank in (0, 1):
+            environment = os.environ | group | {"RANK": str(rank)}
+            processes.append(stack.enter_context(subprocess.Popen(command, env=environment)))
+            stack.callback(processes[-1].kill)  # none outlives the test
+        assert [process.wait(800) for process in processes] == [0, 0]
     assert (tmp_path / "both" / "both.safetensors").is_file()
