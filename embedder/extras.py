@@ -22,6 +22,7 @@ class Package:
 # brings, is never missing.
 OPTIONAL: Final[Mapping[str, Package]] = {
     "anyio": Package("anyio", "serve"),
+    "cachetools": Package("cachetools", "serve"),
     "fastapi": Package("fastapi", "serve"),
     "fastapi_offline": Package("fastapi-offline", "serve"),
     "orjson": Package("orjson", "serve"),
@@ -41,6 +42,7 @@ OPTIONAL: Final[Mapping[str, Package]] = {
     "sed_scores_eval": Package("sed_scores_eval", "sed"),
     "onnx": Package("onnx", "onnx"),
     "onnxruntime": Package("onnxruntime", "onnx"),
+    "httpx": Package("httpx", "dev"),
     "psutil": Package("psutil", "dev"),
 }
 
