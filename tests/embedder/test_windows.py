@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -28,6 +28,7 @@ def windows_of_whole_clip(clip: Tensor, plan: WindowPlan) -> Tensor:
     return torch.stack([padded[:, s : s + plan.window] for s in starts], 1)
 
 
+@settings(deadline=None)
 @given(
     samples=st.integers(1, 300),
     plan=st.builds(
