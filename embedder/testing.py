@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from embedder.audio.decode import Samples
 from embedder.model import AudioEmbedder
@@ -71,8 +72,27 @@ def tiny_model(name: str = "mn01_as", seed: int = 0) -> AudioEmbedder:
     """The architecture of a published model with weights drawn from a seed, on the CPU.
 
     The default is the smallest of all, and computes a second of sound in milliseconds. Its
-    answers have the sizes, labels and features of the published model, but mean nothing.
+    answers have the sizes, labels and features of the published model, and differ from sound to
+    sound, but mean nothing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AudioEmbedder.build(name)
+        model = AudioEmbedder.build(name)
+        _settle(model)
+    return model
+
+
+@torch.no_grad()
+def _settle(model: AudioEmbedder) -> None:
+    """Give the norms the statistics of two sounds: without, random layers fade to nothing."""
+    rate = model.sample_rate
+    waves = np.stack([sine(1.0, sample_rate=rate), noise(1.0, sample_rate=rate)])
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()
+    model.backbone(model.frontend(torch.from_numpy(waves)))
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -49,15 +49,15 @@ def strong_set(folder: Path, count: int = 8, seed: int = 0) -> StrongSet:
     paths, events = [], []
     for number in range(count):
         wave = 0.003 * rng.standard_normal(round(SECONDS * RATE))
-        found = []
+        clip_events = []
         for label in LABELS:
             onset, length = round(rng.uniform(0, 0.7), 2), round(rng.uniform(0.2, 0.5), 2)
             start = round(onset * RATE)
             sound = tone(label, length)
             wave[start : start + len(sound)] += sound
-            found.append(TrueEvent(onset, round(onset + length, 2), label))
+            clip_events.append(TrueEvent(onset, round(onset + length, 2), label))
         paths.append(write_wav(folder / f"clip{seed}-{number}.wav", wave, RATE))
-        events.append(tuple(found))
+        events.append(tuple(clip_events))
     return StrongSet(LABELS, tuple(paths), tuple(events))
 
 

@@ -22,10 +22,8 @@ def damaged(original: bytes, rng: random.Random) -> bytes:
     content = bytearray(original)
     ends = min(len(content), 20_000)
     for _ in range(rng.choice((1, 2, 8, 64))):
-        place = rng.choice(
-            (rng.randrange(ends), rng.randrange(len(content)), -rng.randrange(1, ends))
-        )
-        content[place] = rng.choice((rng.randrange(256), content[place] ^ 1 << rng.randrange(8)))
+        at = rng.choice((rng.randrange(ends), rng.randrange(len(content)), -rng.randrange(1, ends)))
+        content[at] = rng.choice((rng.randrange(256), content[at] ^ 1 << rng.randrange(8)))
     if rng.random() < 0.2:
         del content[rng.randrange(len(content)) :]
     if rng.random() < 0.1:

@@ -42,9 +42,9 @@ def agrees(measured: float, printed: str) -> bool:
 @pytest.mark.parametrize("name", PRINTED)
 def test_figures_are_the_published_ones(name: str) -> None:
     params, macs = PRINTED[name]
-    found = measure(MODELS[name])
-    assert agrees(found.params / 1e6, params), found
-    assert agrees(found.macs / 1e9, macs), found
+    cost = measure(MODELS[name])
+    assert agrees(cost.params / 1e6, params), cost
+    assert agrees(cost.macs / 1e9, macs), cost
 
 
 @pytest.mark.parametrize("name", PRINTED)

@@ -109,14 +109,14 @@ def test_files_compute_what_the_model_does(
 ) -> None:
     model, path = exported
     wave = torch.randn(clips, round(seconds * model.sample_rate)) * 0.1
-    found = run(path, wave)
-    assert_close(found["embedding"], model.scene(wave))
-    assert_close(found["probabilities"], model.tags(wave))
-    assert_close(found["logits"], model.features(wave, taps=["logits"])["logits"])
+    outputs = run(path, wave)
+    assert_close(outputs["embedding"], model.scene(wave))
+    assert_close(outputs["probabilities"], model.tags(wave))
+    assert_close(outputs["logits"], model.features(wave, taps=["logits"])["logits"])
     if not model.name.startswith("fmn"):
-        assert "frame_probabilities" not in found
+        assert "frame_probabilities" not in outputs
     elif seconds == 10.0:  # a whole chunk of the detector's
-        assert_close(found["frame_probabilities"], model.frame_probabilities(wave).values)
+        assert_close(outputs["frame_probabilities"], model.frame_probabilities(wave).values)
         assert facts_of(path)["frame_ms"] == "40"
 
 
@@ -125,8 +125,8 @@ def test_timestamps_are_windows_of_the_mirrored_clip(mn: AudioEmbedder, mn_file:
         clip = torch.randn(samples) * 0.1
         padded = np.pad(clip.numpy(), 2560, mode="reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, 5120)[::1600]
-        found = run(mn_file, torch.from_numpy(windows.copy()))["embedding"]
-        assert_close(found, mn.timestamps(clip).vectors[0])
+        vectors = run(mn_file, torch.from_numpy(windows.copy()))["embedding"]
+        assert_close(vectors, mn.timestamps(clip).vectors[0])
 
 
 def test_log_mels_are_taken_from_one_frame_on(mn: AudioEmbedder, tmp_path: Path) -> None:

@@ -205,10 +205,10 @@ def test_a_probe_is_served_with_its_labels(served: Served) -> None:
             assert events.status_code == 400
             return answers
 
-    for index, found in enumerate(asyncio.run(asked())):
-        assert set(found) == set(LABELS)
+    for index, probabilities in enumerate(asyncio.run(asked())):
+        assert set(probabilities) == set(LABELS)
         expected = dict(zip(LABELS, served.expected[index], strict=True))
-        assert found == pytest.approx(expected, abs=1e-5)
+        assert probabilities == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_probe_goes_with_the_weights_it_was_made_on(served: Served, tmp_path: Path) -> None:

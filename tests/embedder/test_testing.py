@@ -35,6 +35,18 @@ def test_models_follow_from_their_seed_and_leave_torchs_alone() -> None:
     assert not torch.allclose(scenes[0], scenes[2])
 
 
+@pytest.mark.parametrize("name", ["mn01_as", "dymn04_as", "fmn04_strong"])
+def test_answers_differ_from_sound_to_sound(name: str) -> None:
+    model = testing.tiny_model(name)
+    rate = model.sample_rate
+    waves = [testing.sine(0.5, sample_rate=rate), testing.noise(0.5, 7, sample_rate=rate)]
+    scenes = [model.scene(wave) for wave in waves]
+    logits = [model.features(wave, taps=["logits"])["logits"] for wave in waves]
+    for one, other in (scenes, logits):
+        assert float((one - other).norm() / one.norm()) > 0.05
+        assert float(one.std()) > 1e-3
+
+
 def test_files_hold_the_sounds(tmp_path: Path) -> None:
     for rate in (16_000, 32_000):
         sound = testing.sine(0.5, hertz=1000, sample_rate=rate) + testing.noise(

@@ -46,10 +46,10 @@ class Wide(FakeModel):
         self.tap_sizes = {"mel": self.width}
 
     def window_features(self, batch: Any, taps: Any) -> Any:
-        found = super().window_features(batch, taps)
+        features = super().window_features(batch, taps)
         return {
             tap: values.repeat(1, self.width // 4 + 1)[:, : self.width]
-            for tap, values in found.items()
+            for tap, values in features.items()
         }
 
 

@@ -142,12 +142,12 @@ async def test_a_job_that_runs_holds_its_caller_until_it_ends(
 async def test_shared_memory_and_pipe_give_the_same() -> None:
     async with decoders() as pool:
         short, long = wav(RATE), wav(300 * RATE)  # 19 MB of samples
-        found = [await pool.decode(data, RATE) for data in (short, long, short)]
-        for decoded, seconds in zip(found, (1, 300, 1), strict=True):
+        results = [await pool.decode(data, RATE) for data in (short, long, short)]
+        for decoded, seconds in zip(results, (1, 300, 1), strict=True):
             assert decoded.samples.size == seconds * RATE
             assert decoded.fingerprint == fingerprint(decoded.samples.tobytes())
-        assert (found[0].samples == found[2].samples).all()
-        assert found[0].samples.any()
+        assert (results[0].samples == results[2].samples).all()
+        assert results[0].samples.any()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has memory that can be sealed")

@@ -231,9 +231,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("EMBEDDER_MODELS", "mn04_as, mn05_as")
     monkeypatch.setenv("EMBEDDER_WEIGHTS_DIR", "not ours, and ignored")
     monkeypatch.setenv("EMBEDDER_API_KEY", "sesame")
-    found = Settings()
-    assert (found.model, found.models) == ("mn10_as", ("mn04_as", "mn05_as"))
-    assert "sesame" not in repr(found)
-    assert found.threads_of_worker == available_cores() >= 1
-    shared = found.model_copy(update={"workers": 2 * available_cores()})
+    chosen = Settings()
+    assert (chosen.model, chosen.models) == ("mn10_as", ("mn04_as", "mn05_as"))
+    assert "sesame" not in repr(chosen)
+    assert chosen.threads_of_worker == available_cores() >= 1
+    shared = chosen.model_copy(update={"workers": 2 * available_cores()})
     assert shared.threads_of_worker == 1

@@ -209,8 +209,8 @@ def test_a_client_that_does_not_read_is_cut_off_and_its_answer_forgotten() -> No
             self.tap_sizes = {"mel": 4000}
 
         def window_features(self, batch: Any, taps: Any) -> Any:
-            found = super().window_features(batch, taps)
-            return {tap: values.repeat(1, 1000) for tap, values in found.items()}
+            features = super().window_features(batch, taps)
+            return {tap: values.repeat(1, 1000) for tap, values in features.items()}
 
     app = fake_app(Wide())
     clip = wav(20 * RATE)

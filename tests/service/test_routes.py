@@ -91,8 +91,8 @@ def test_tags_of_every_window(client: httpx.Client, model: AudioEmbedder) -> Non
 
 def test_chosen_taps_in_the_callers_order(client: httpx.Client, model: AudioEmbedder) -> None:
     body = client.post("/embed?taps=clf1,mel", content=CLIP).json()
-    found = model.features(audio(), taps=["clf1", "mel"])
-    close(body["embedding"], model.join(found, ["clf1", "mel"])[0])
+    features = model.features(audio(), taps=["clf1", "mel"])
+    close(body["embedding"], model.join(features, ["clf1", "mel"])[0])
     unknown = client.post("/embed?taps=mel,nose", content=CLIP)
     assert (unknown.status_code, unknown.json()["code"]) == (400, "unknown_tap")
     repeated = client.post(f"/embed?taps={','.join(['mel'] * 1000)}", content=CLIP)
@@ -112,10 +112,10 @@ def test_npy_and_npz(client: httpx.Client, model: AudioEmbedder) -> None:
     headers = {"accept": "application/x-npz"}
     with np.load(
         io.BytesIO(client.post("/timestamps", content=CLIP, headers=headers).content)
-    ) as found:
+    ) as archive:
         vectors, ms = model.timestamps(audio())
-        close(found["embedding"], vectors[0])
-        assert found["timestamps_ms"].tolist() == ms[0].tolist()
+        close(archive["embedding"], vectors[0])
+        assert archive["timestamps_ms"].tolist() == ms[0].tolist()
 
 
 @pytest.mark.parametrize(

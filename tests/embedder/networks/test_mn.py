@@ -117,7 +117,7 @@ def _golden_name(tap: str) -> str:
     return tap
 
 
-def _other_outputs(model: AudioEmbedder, wanted: Container[str]) -> dict[str, torch.Tensor]:
+def _other_outputs(model: AudioEmbedder, names: Container[str]) -> dict[str, torch.Tensor]:
     music, metro, dog = (golden.clip(name) for name in golden.CLIPS)
     scenes = {
         "long/scene": torch.cat([music, metro, dog])[None],
@@ -125,9 +125,9 @@ def _other_outputs(model: AudioEmbedder, wanted: Container[str]) -> dict[str, to
         "batch_2s/scene": torch.stack([clip[:64_000] for clip in (music, metro, dog)]),
         "silence_1s/scene": torch.zeros(1, 32_000),
     }
-    outputs = {key: model.scene(wave).squeeze(0) for key, wave in scenes.items() if key in wanted}
+    outputs = {key: model.scene(wave).squeeze(0) for key, wave in scenes.items() if key in names}
     for name, samples in (("dog_2s", 64_000), ("quarter_s", 8_000)):
-        if f"{name}/timestamps_ms" in wanted:
+        if f"{name}/timestamps_ms" in names:
             vectors, ms = model.timestamps(dog[:samples])
             outputs[f"{name}/timestamp_embeddings"] = vectors[0]
             outputs[f"{name}/timestamps_ms"] = ms[0]

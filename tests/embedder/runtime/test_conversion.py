@@ -20,14 +20,14 @@ CLIPS = 2
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """Of all that is traced."""
-    found: list[torch.Size] = []
+    shapes: list[torch.Size] = []
 
     def noted(function: object, example: torch.Tensor) -> object:
-        found.append(example.shape)
+        shapes.append(example.shape)
         return traced(function, example)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tracing, "traced", noted)
-    return found
+    return shapes
 
 
 def test_a_trace_gives_the_very_same_log_mel(shapes: list[torch.Size]) -> None:

@@ -80,16 +80,16 @@ def test_clips_run_side_by_side(
     together = model.scene(wave)
     alone = torch.cat([model.scene(clip[None]) for clip in wave])
     assert distance(together, alone) < 1e-6
-    asked = [(found["NUM_STREAMS"], found["INFERENCE_NUM_THREADS"]) for found, _ in compiled]
+    asked = [(options["NUM_STREAMS"], options["INFERENCE_NUM_THREADS"]) for options, _ in compiled]
     assert asked == expected
 
 
 def test_first_runs_of_several_threads_do_not_block_each_other() -> None:
     """Without the look-up in the engine's module, five of six such processes never end."""
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", FIRST_RUNS], capture_output=True, text=True, timeout=120
     )
-    assert found.stdout == "done\n", found.stderr
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_threads_side_by_side_have_one_thread_of_torch_each() -> None:
