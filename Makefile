@@ -63,7 +63,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.dev
-	$(INSTALL) --editable '.[dev,mteb,sed]'
+	$(INSTALL) --editable '.[dev,all]'
 	@touch $@
 
 clean:

@@ -25,6 +25,7 @@ OPTIONAL: Final[Mapping[str, Package]] = {
     "cachetools": Package("cachetools", "serve"),
     "fastapi": Package("fastapi", "serve"),
     "fastapi_offline": Package("fastapi-offline", "serve"),
+    "httpx": Package("httpx", "serve"),
     "orjson": Package("orjson", "serve"),
     "prometheus_client": Package("prometheus-client", "serve"),
     "pydantic_settings": Package("pydantic-settings", "serve"),
@@ -42,7 +43,6 @@ OPTIONAL: Final[Mapping[str, Package]] = {
     "sed_scores_eval": Package("sed_scores_eval", "sed"),
     "onnx": Package("onnx", "onnx"),
     "onnxruntime": Package("onnxruntime", "onnx"),
-    "httpx": Package("httpx", "dev"),
     "psutil": Package("psutil", "dev"),
 }
 

@@ -32,7 +32,7 @@ INSIDE_THE_KIT = "eval/hear/startup.py"
 EXTRAS = {
     "embedder": ("bulk", "onnx", "serve"),  # orjson is of both
     "service": ("serve",),
-    "eval": ("train", "mteb", "sed", "dev"),
+    "eval": ("train", "mteb", "sed", "dev", "serve"),  # benchmarks start servers
 }
 # What a dependency brings, and what is imported under its name.
 BROUGHT = {
