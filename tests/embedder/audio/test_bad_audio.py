@@ -78,7 +78,8 @@ def test_bad_files_give_a_typed_error_or_what_is_there(name: str, as_path: bool)
 
 GREEDY = """
 import struct
-from embedder.audio.decode import BadAudio, load_audio
+from embedder.audio.decode import load_audio
+from embedder.errors import BadAudio
 from eval.bench.memory import peak_megabytes
 
 form = struct.pack("<IHHIIHH", 16, 1, 1, 32_000, 64_000, 2, 16)

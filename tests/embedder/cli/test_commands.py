@@ -133,15 +133,15 @@ def test_ctrl_c_keeps_what_is_finished(
 ) -> None:
     write_noises(tmp_path, [0.1, 0.2, 0.3])
     arguments = ["embed", str(tmp_path), "-o", str(tmp_path / "out.parquet")]
-    scene, calls = AudioEmbedder.scene, iter(range(9))
+    answer, calls = AudioEmbedder.answer, iter(range(9))
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return scene(*arguments, **options)
+        return answer(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AudioEmbedder, "scene", interrupted)
+        patch.setattr(AudioEmbedder, "answer", interrupted)
         assert main(arguments) == 130
     err = capsys.readouterr().err
     assert "--resume" in err

@@ -171,11 +171,11 @@ def test_without_a_checkpoint_the_error_says_which(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def offline(*_: object) -> None:
+    def offline(*_: object, **__: object) -> None:
         raise ConnectionError("no network")
 
     monkeypatch.setattr(checkpoints, "cache_dir", lambda: tmp_path / "none")
-    monkeypatch.setattr(checkpoints, "_download", offline)
+    monkeypatch.setattr(checkpoints, "download", offline)
     monkeypatch.delenv("EMBEDDER_DETECTOR_WEIGHTS")
     assert main(["detect", str(sounds[0])]) == 2
     assert f"{NAME}.pt" in capsys.readouterr().err

@@ -169,13 +169,13 @@ def test_a_changed_file_is_embedded_anew(
     before = {row["path"]: row for row in rows(Path("out.parquet"))}
     write_wav(second, noise(0.3, seed=9))
     os.utime(second, (1, 1))
-    scene, computed = AudioEmbedder.scene, []
+    answer, computed = AudioEmbedder.answer, []
 
     def counted(*arguments: Any, **options: Any) -> Any:
         computed.append(arguments)
-        return scene(*arguments, **options)
+        return answer(*arguments, **options)
 
-    monkeypatch.setattr(AudioEmbedder, "scene", counted)
+    monkeypatch.setattr(AudioEmbedder, "answer", counted)
     assert sorted(embed(model, first, second)) == ["000.wav", "001.wav"]
     assert len(computed) == 1
     after = {row["path"]: row for row in rows(Path("out.parquet"))}

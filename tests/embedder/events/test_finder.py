@@ -285,10 +285,10 @@ def test_without_a_checkpoint_the_error_says_which(
     monkeypatch.setattr(checkpoints, "cache_dir", lambda: tmp_path)
     monkeypatch.delenv(WEIGHTS_DIR_VARIABLE, raising=False)
 
-    def offline(*_: object) -> None:
+    def offline(*_: object, **__: object) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(checkpoints, "_download", offline)
+    monkeypatch.setattr(checkpoints, "download", offline)
     with pytest.raises(DownloadFailed) as caught:
         AudioEmbedder.load(DEFAULT_DETECTOR)
     for part in (f"{DEFAULT_DETECTOR}.pt", "EfficientSED", str(tmp_path), WEIGHTS_DIR_VARIABLE):
