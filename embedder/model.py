@@ -7,7 +7,8 @@
 by the fastest engine, and `embedder.streams` has what lies around that. What may be given as audio
 is in `embedder.waveforms`, the questions by their names in `embedder.clips`.
 
-Axes: B clips, S samples, n windows a clip, N = B n, W samples a window, T timestamps, D values.
+Axes: B clips, S samples, n windows a clip, N = B n, W samples a window, M mel bands, F mel frames,
+C channels, f frequency, t time, T timestamps, D values.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from embedder.zoo import ModelSpec, lookup
 
 __all__ = ["EVENTS", "PROBABILITIES", "TAGS", "AudioEmbedder"]
 
-PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}  # each is the sigmoid of the other
+PROBABILITIES: Final = {TAGS: "logits", EVENTS: "strong"}  # name -> feature whose sigmoid it is
 _REASON: Final = 1_000  # characters
 
 
@@ -78,7 +79,7 @@ class AudioEmbedder(WholeClips):
         self.eval().requires_grad_(False)
         usual = (scene_plan(self.sample_rate), timestamp_plan(self.sample_rate))
         lengths = tuple(plan.window for plan in usual)
-        self._current = LazyEngine(self.frontend, self.backbone, lengths)
+        self._engine = LazyEngine(self.frontend, self.backbone, lengths)
 
     @classmethod
     def build(cls, name: str, taps: Sequence[str] | None = None) -> AudioEmbedder:
@@ -120,14 +121,14 @@ class AudioEmbedder(WholeClips):
             reason = str(error)[:_REASON]  # which names every tensor of a hostile file
             raise WeightsMismatch(f"the checkpoint does not fit {parts.name}: {reason}") from error
         model.weights_sha256 = parts.weights_sha256
-        model._current.identify()
+        model._engine.identify()
         model.to(target).use(runtime)
         return model
 
     @property
     def runtime(self) -> str:
         """Which of `embedder.runtime.CHOICES` runs the network."""
-        return self._current.choice
+        return self._engine.choice
 
     def use(self, runtime: str) -> None:
         """Run the network on one of `embedder.runtime.CHOICES`, made anew from its weights.
@@ -135,8 +136,8 @@ class AudioEmbedder(WholeClips):
         Changed weights show by themselves, unless they were written through `Tensor.data`:
         after that, `model.use(model.runtime)` makes them show.
         """
-        self._current.choice = choose(runtime, self.device)
-        self._current.renew()
+        self._engine.choice = choose(runtime, self.device)
+        self._engine.renew()
 
     @property
     def scene_embedding_size(self) -> int:
@@ -156,7 +157,7 @@ class AudioEmbedder(WholeClips):
     @property
     def engine(self) -> str:
         """The name of what runs the network, as far as it decides the numbers."""
-        return self._current.runtime().name
+        return self._engine.engine().name
 
     @property
     def identity(self) -> dict[str, str]:
@@ -166,8 +167,8 @@ class AudioEmbedder(WholeClips):
     def forward(self, waves: Tensor) -> Tensor:
         """Scene embeddings of waveforms float32 [B, S]: [B, D], with gradients.
 
-        They pass to waveforms and weights that require them. The values are those of `scene`,
-        computed by the torch modules themselves, in training mode too.
+        Gradients pass to those waveforms and weights that require them. The values are those of
+        `scene`, computed by the torch modules themselves, in training mode too.
         """
         as_wave(waves)  # refuses other shapes and types
         blocks = [waves.to(self.device).float().reshape(-1, waves.shape[-1])]
@@ -197,7 +198,7 @@ class AudioEmbedder(WholeClips):
         inner = {PROBABILITIES.get(name, name) for name in names}
         groups = [batch] if isinstance(batch, Tensor) else batch
         groups = [group.to(self.device, non_blocking=True) for group in groups]
-        features = self._current.runtime().features(groups, inner)
+        features = self._engine.engine().features(groups, inner)
         for name in names & PROBABILITIES.keys():
             features[name] = features[PROBABILITIES[name]].sigmoid()
         return {name: features[name] for name in names}

@@ -6,8 +6,9 @@
 An `Output` is made of a sample rate and of names of features, and knows no model. Everything that
 runs a network goes by it: Python pushes the features of batch after batch, the service waits for
 its batcher between two pushes, a bulk job writes rows as they come, and HEAR holds two outputs.
-To add an output: its name in `Name`, its row in `_USUAL`, and its feature where the network runs
-(`AudioEmbedder.window_features`). Files and HTTP formats of an answer are no business of this file.
+To add an output: its name in `Name`, its row in `_USUAL`, its feature where the network runs
+(`AudioEmbedder.window_features`) and, if its rows are not windows, what they are in `n_rows`,
+`rows` and `centres_ms`. Files and HTTP formats of an answer are no business of this file.
 
 Axes: B clips, S samples, n windows, t frames of a window, T rows (windows or frames) of a clip,
 D values of a row.

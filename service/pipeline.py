@@ -42,10 +42,11 @@ from service.settings import Settings
 from service.singleflight import SingleFlight
 
 _HASH_ON_LOOP: Final = 1 << 20  # larger uploads are hashed in a thread
-_PCM: Final = struct.Struct("<32sQ")  # fingerprint and number of samples
+# What the cache has of an upload it has met: the fingerprint of its samples, and their number.
+_SAMPLES: Final = struct.Struct("<32sQ")
 _SAMPLE_BYTES: Final = 4
-SMALL_ANSWER: Final = 1 << 18  # bytes; all slots together hold little of such answers
-# With a longer wait, clients that read slowly would hold up requests that hold decoded audio.
+SMALL_ANSWER: Final = 1 << 18  # bytes: so small that their memory need not be counted
+# How long an answer waits for memory that slowly read answers occupy. Its decoded audio waits too.
 ANSWER_SECONDS: Final = 5.0
 
 
@@ -96,7 +97,7 @@ class Pipeline:
         return served, output_of(served.model, name, kind, window_ms, hop_ms, taps)
 
     async def prepare(self, data: bytes, served: Served, output: Output) -> Upload:
-        """Where the cache has these bytes; nothing is computed yet."""
+        """The upload with its key in the cache; nothing but the hash of the bytes is computed."""
         if len(data) <= _HASH_ON_LOOP:
             fingerprint = cache.fingerprint(data)
         else:
@@ -118,10 +119,10 @@ class Pipeline:
 
     async def _find(self, upload: Upload) -> Answer | CacheState:
         try:
-            pcm = cache.decode(await self.cache.get(upload.key), self.settings.cache_value_bytes)
-            if pcm is None or pcm.dtype != np.uint8 or pcm.shape != (_PCM.size,):
+            record = cache.decode(await self.cache.get(upload.key), self.settings.cache_value_bytes)
+            if record is None or record.dtype != np.uint8 or record.shape != (_SAMPLES.size,):
                 return "miss"
-            fingerprint, samples = _PCM.unpack(pcm.tobytes())
+            fingerprint, samples = _SAMPLES.unpack(record.tobytes())
             values = await self._result(_result_key(fingerprint, upload), upload, samples)
         except Unavailable:
             return "bypass"
@@ -139,7 +140,7 @@ class Pipeline:
         return values if np.isfinite(values).all() else None
 
     def check_room(self, upload: Upload) -> None:
-        """Raise Overloaded now where `compute` would, but only after it has made its tasks."""
+        """Raise Overloaded if no slot is free, before `compute` begins any work."""
         if _flight(upload) not in self.single_flight:
             self.slots.check()
 
@@ -227,9 +228,9 @@ class Pipeline:
     def _remember(
         self, upload: Upload, decoded: Decoded, key: str, values: NDArray[np.float32]
     ) -> None:
-        pcm = np.frombuffer(_PCM.pack(decoded.fingerprint, decoded.samples.size), np.uint8)
+        record = np.frombuffer(_SAMPLES.pack(decoded.fingerprint, decoded.samples.size), np.uint8)
         if values.nbytes <= self.settings.cache_value_bytes:
-            self.cache.put(upload.key, cache.encode(pcm))
+            self.cache.put(upload.key, cache.encode(record))
             self.cache.put(key, cache.encode(values))
 
     def _backlog_seconds(self) -> float:
@@ -241,12 +242,12 @@ class Pipeline:
 async def _features(
     samples: NDArray[np.float32], upload: Upload, request: Request
 ) -> AsyncGenerator[NDArray[np.float32], None]:
-    """The joined features of a clip's windows [n, D], some windows at a time."""
+    """The joined features of a clip's windows [n, D], or of frames [n, t, D], as batches end."""
     batcher, taps = upload.served.batcher, upload.output.taps
     async with aclosing(_windows(samples, upload.output, batcher.limits.max_samples)) as groups:
         async for windows in groups:
             features = await request.submit(windows, taps)
-            yield np.concatenate([features[tap] for tap in taps], axis=1)
+            yield np.concatenate([features[tap] for tap in taps], axis=-1)
 
 
 async def _windows(

@@ -46,7 +46,7 @@ class LazyEngine:
         """Build the engine again at its next use, whether or not anything has changed."""
         self._built = None
 
-    def runtime(self) -> Engine:
+    def engine(self) -> Engine:
         """The engine for the weights as they are now, built here if there is none."""
         built = self._built
         if built is None or not self._is_valid(built):

@@ -72,7 +72,7 @@ def test_graphs_that_gave_back_their_memory_go_on(monkeypatch: pytest.MonkeyPatc
     model = run_with(model_of(NETWORKS["mn"]), "openvino")
     sounds = [waves(1, 8_000), waves(3, 320_000), waves(1, 320_000)]
     first = [model.scene(wave) for wave in sounds]
-    engine = model._current.runtime()
+    engine = model._engine.engine()
     assert isinstance(engine, openvino_engine.OpenVINOEngine)
     assert len(engine._requests) > len(engine._warm) == 1
     for wave, vectors in zip(sounds, first, strict=True):
