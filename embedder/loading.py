@@ -31,7 +31,9 @@ class ModelParts:
 
 
 def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> ModelParts:
-    """The checkpoint of a row of the zoo, or of a file that describes itself; see `load`.
+    """The checkpoint of a row of the zoo, or of a file that describes itself.
+
+    `AudioEmbedder.load` says what may be named.
 
     Raises
     ------
@@ -45,11 +47,15 @@ def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) 
         path = _described(Path(name).expanduser())
         if head := probe.read(path):
             return _with_probe(find(head.source(path), weights), head, path)
+        if weights is not None:
+            raise BadRequest(f"{str(path)!r} has its own weights; leave out {os.fspath(weights)!r}")
         checkpoint = checkpoints.read_described(path)
         name = path.stem
-        spec = checkpoint.spec or lookup(name)
-    spec = checkpoint.spec or spec
-    return ModelParts(name, spec, checkpoint.state, checkpoint.sha256, checkpoint.labels)
+        assert checkpoint.spec is not None
+        spec = checkpoint.spec
+    return ModelParts(
+        name, checkpoint.spec or spec, checkpoint.state, checkpoint.sha256, checkpoint.labels
+    )
 
 
 def _with_probe(parts: ModelParts, head: probe.Probe, path: Path) -> ModelParts:
@@ -89,7 +95,7 @@ def _described(path: Path) -> Path:
         raise WeightsNotFound(f"{str(path)!r} is a folder; name a {DESCRIBED} file in it")
     if not path.exists():
         raise WeightsNotFound(f"no checkpoint {str(path)!r}; name an existing {DESCRIBED} file")
-    if path.suffix != DESCRIBED:
+    if path.suffix.lower() != DESCRIBED:
         raise WeightsMismatch(
             f"{str(path)!r} does not say which model it is; load it as the weights of a model, "
             f"load('mn10_as', weights={str(path)!r})"

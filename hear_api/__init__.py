@@ -69,7 +69,7 @@ def load_model(
 
     Raises
     ------
-    EmbedderError : an option names nothing there is, or the weights cannot be had.
+    EmbedderError : an option names what does not exist, or the weights cannot be had.
     """
     embedder = AudioEmbedder.load(name, model_file_path or None, taps, device, runtime)
     return HearModel(

@@ -143,7 +143,7 @@ async def _answer(
 async def _prepared(
     request: Request, query: AudioQuery | EventsQuery, ask: Ask
 ) -> tuple[str, Upload]:
-    """Return the media type of the answer, and the upload together with its task."""
+    """Return the media type of the answer, and the upload with what is asked of it."""
     service = service_of(request)
     service.check_ready()
     # Several headers are one list (RFC 9110, section 5.3).

@@ -95,7 +95,7 @@ def fake_app(model: FakeModel | None = None, **changes: Any) -> FastAPI:
     return create_app(settings(**changes), {"fake": model or FakeModel()})
 
 
-def service_of(app: FastAPI) -> Service:
+def state_of(app: FastAPI) -> Service:
     """The state of an application: its models, its pipeline, its metrics."""
     service: Service = app.state.service
     return service
@@ -104,7 +104,7 @@ def service_of(app: FastAPI) -> Service:
 def is_ready(app: FastAPI) -> bool:
     """Whether the application would answer /readyz with 200."""
     try:
-        service_of(app).check_ready()
+        state_of(app).check_ready()
     except EmbedderError:
         return False
     return True

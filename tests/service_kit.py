@@ -18,7 +18,7 @@ from embedder.testing import SAMPLE_RATE as RATE
 from embedder.testing import wav_bytes
 from service.decoding import DecoderPool
 from service.protocol import BoundedHttp, HeadDeadline
-from service.testing import FakeModel, fake_app, is_ready, running, service_of, settings
+from service.testing import FakeModel, fake_app, is_ready, running, settings, state_of
 
 # What tests of the service import from here, wherever it is made.
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "is_ready",
     "live",
     "running",
-    "service_of",
     "settings",
+    "state_of",
     "until",
     "wav",
 ]

@@ -64,11 +64,11 @@ def embed_files(
 
     Parameters
     ----------
-    paths : files, folders (searched whole) and glob patterns.
+    paths : files, folders (searched whole, for audio suffixes) and glob patterns.
     output : the table, .parquet, .npz, .jsonl or .csv. Without: rows, once all files are done.
     timestamps : an embedding every hop, not one for each file.
     window_ms, hop_ms : default: those of `model.scene`, or of `model.timestamps`.
-    workers : processes that decode; default: half the cores, 0: this one decodes.
+    workers : processes that decode; default: half the cores, at most 8; 0: this process decodes.
     existing : what to do where the table exists: "refuse", "resume" or "overwrite".
     on_file : is called with the path of every file once it is done, and its error or None.
 

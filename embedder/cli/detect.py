@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +23,6 @@ from embedder.events.formats import (
 from embedder.zoo import MODELS
 
 if TYPE_CHECKING:
-    from embedder.audio.decode import Samples
     from embedder.model import AudioEmbedder
 
 
@@ -168,24 +167,19 @@ def _recordings(
 ) -> Iterator[Recording]:
     """Every file in order: its events, or the reason why it failed."""
     from embedder.audio.ahead import decode_ahead
+    from embedder.waveforms import Clock
 
     with closing(decode_ahead(files.paths, embedder.sample_rate, workers)) as decoded:
         for path, blocks in decoded:
             name = files.name(path)
-            lengths: list[int] = []
+            clock = Clock(blocks)
             try:
-                [events] = embedder.events_stream(_measured(blocks, lengths), **options._asdict())
+                [events] = embedder.events_stream(clock, **options._asdict())
             except EmbedderError as error:
                 yield Recording(name, 0.0, [], str(error))
             else:
-                seconds = sum(lengths) / embedder.sample_rate
+                seconds = clock.samples / embedder.sample_rate
                 yield Recording(name, seconds, events, note=blocks.note)
-
-
-def _measured(blocks: Iterable[Samples], lengths: list[int]) -> Iterator[Samples]:
-    for block in blocks:
-        lengths.append(block.size)
-        yield block
 
 
 def _by_label(path: Path) -> dict[str, float]:

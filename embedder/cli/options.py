@@ -162,7 +162,7 @@ Overwrite = Annotated[bool, _flag("Replace an existing output.", "--overwrite")]
 
 Detector = Annotated[
     str,
-    _option("DETECTOR", "A fmn model of `embedder models`, or a .safetensors.", "--model", "-m"),
+    _option("DETECTOR", "An fmn model of `embedder models`, or a .safetensors.", "--model", "-m"),
 ]
 DetectorWeights = Annotated[
     Path | None,

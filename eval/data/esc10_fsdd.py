@@ -17,7 +17,7 @@ ESC10: Final = "esc10"
 FSDD: Final = "fsdd"
 DIGITS: Final = tuple("0123456789")
 
-# FSDD's own split: the first takes of every speaker and digit are test, the next validation.
+# FSDD's own test set is takes 0 to 4 of every speaker and digit; we validate on the next five.
 TEST_TAKES: Final = range(5)
 VALID_TAKES: Final = range(5, 10)
 # Folds of ESC-10 whose sounds a split of mixtures may use: no recording is in two splits.
@@ -83,6 +83,6 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     files = sorted(folder.glob(pattern))
     if not files:
         raise BadRequest(
-            f"no {pattern} in {folder}; --data names the folder that holds {folder.name}/"
+            f"no {pattern} in {folder}; name the folder that holds {folder.name}/ (--data)"
         )
     return files

@@ -14,7 +14,7 @@ from service.__main__ import serve
 from service.access import Hosts
 from service.errors import HostNotAllowed
 from service.settings import Settings, faults
-from tests.service_kit import RATE, fake_app, running, service_of, settings, wav
+from tests.service_kit import RATE, fake_app, running, settings, state_of, wav
 
 CLIP = wav(RATE // 10)
 PAGE = "https://page.example.org"
@@ -174,7 +174,7 @@ async def test_pages_can_read_a_500_and_a_408_too(monkeypatch: pytest.MonkeyPatc
     async with running(app) as client:
         headers = {"origin": PAGE, "sec-fetch-site": "cross-site"}
         late = await client.post("/embed", content=unfinished(), headers=headers)
-        monkeypatch.setattr(service_of(app), "check_ready", lambda: 1 / 0)
+        monkeypatch.setattr(state_of(app), "check_ready", lambda: 1 / 0)
         bug = await post(client, headers)
         own = await post(client, {})
     assert (late.status_code, bug.status_code) == (408, 500)

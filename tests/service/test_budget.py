@@ -22,7 +22,7 @@ from service.answers import Answer
 from service.budget import Budget, Cost
 from service.errors import Overloaded, TooMuchWork
 from service.models import Served
-from tests.service_kit import RATE, FakeModel, eventually, fake_app, running, service_of, wav
+from tests.service_kit import RATE, FakeModel, eventually, fake_app, running, state_of, wav
 
 pytestmark = pytest.mark.anyio
 
@@ -170,7 +170,7 @@ async def test_answers_are_counted_until_nobody_needs_them(
     model = FakeModel()
     app = fake_app(model)
     async with running(app):
-        pipeline = service_of(app).pipeline
+        pipeline = state_of(app).pipeline
         answer = await pipeline.answer(wav(), *await pipeline.ask(None, "embedding", "timestamps"))
         assert pipeline.answers.held == answer.values.nbytes
         again = rendering.respond(answer, "application/json", 0)
@@ -189,7 +189,7 @@ async def test_answers_wait_for_memory_before_they_are_computed(
     model = FakeModel()
     app = fake_app(model, max_memory=500)
     async with running(app):
-        pipeline = service_of(app).pipeline
+        pipeline = state_of(app).pipeline
         pipeline.audio.budget = 1 << 30
         rows = await pipeline.ask(None, "embedding", "timestamps")  # 336 bytes
         one = await pipeline.ask(None, "embedding")

@@ -23,8 +23,8 @@ from tests.service_kit import (
     fake_app,
     is_ready,
     running,
-    service_of,
     settings,
+    state_of,
     wav,
 )
 
@@ -35,10 +35,10 @@ CLIP = wav(RATE)
 async def test_the_event_loop_answers_while_a_decoder_is_stuck() -> None:
     app = fake_app()
     async with running(app) as client:
-        (pid,) = decoder_pids(service_of(app).pipeline.decoders)
+        (pid,) = decoder_pids(state_of(app).pipeline.decoders)
         os.kill(pid, signal.SIGSTOP)
         request = asyncio.ensure_future(client.post("/embed", content=CLIP))
-        await eventually(lambda: service_of(app).pipeline.slots.taken == 1)
+        await eventually(lambda: state_of(app).pipeline.slots.taken == 1)
         for _ in range(3):
             assert (await client.get("/livez")).status_code == 200
         assert not request.done()
@@ -83,7 +83,7 @@ async def test_a_client_that_hangs_up_does_not_take_the_others_answer() -> None:
         first = asyncio.ensure_future(_hanging_up(app, CLIP))
         await eventually(lambda: model.calls == WARM_UP + 1)
         second = asyncio.ensure_future(client.post("/embed", content=CLIP))
-        await eventually(lambda: service_of(app).pipeline.single_flight.waiting == 2)
+        await eventually(lambda: state_of(app).pipeline.single_flight.waiting == 2)
         first.cancel()
         await asyncio.wait({first})
         model.may_run.set()
@@ -134,7 +134,7 @@ async def test_work_of_a_client_that_hung_up_is_given_up() -> None:
         await eventually(lambda: _batcher(app).waiting == 1)
         gone.cancel()
         await asyncio.wait({gone})
-        await eventually(lambda: service_of(app).pipeline.slots.taken == 1)
+        await eventually(lambda: state_of(app).pipeline.slots.taken == 1)
         model.may_run.set()
         await busy
         assert len(model.batches) == WARM_UP + 1
@@ -142,7 +142,7 @@ async def test_work_of_a_client_that_hung_up_is_given_up() -> None:
 
 
 def _batcher(app: FastAPI) -> Batcher:
-    return service_of(app).models.loaded["fake"].batcher
+    return state_of(app).models.loaded["fake"].batcher
 
 
 class NotingCache(MemoryCache):
@@ -165,7 +165,7 @@ class NotingCache(MemoryCache):
 async def test_a_cached_value_that_cannot_be_the_answer_is_a_miss(wrong: np.ndarray) -> None:
     app = fake_app()
     async with running(app) as client:
-        service_of(app).pipeline.cache = cache = NotingCache(1 << 20)
+        state_of(app).pipeline.cache = cache = NotingCache(1 << 20)
         good = (await client.post("/embed", content=CLIP)).json()["embedding"]
         for key in [key for key in cache.keys if key.startswith("embedder:result:")]:
             cache.put(key, encode(wrong.astype(np.float32)))
@@ -184,7 +184,7 @@ async def test_a_full_server_says_429_and_when_to_come_back() -> None:
             asyncio.ensure_future(client.post("/embed", content=wav(RATE, seed=seed)))
             for seed in (1, 2)
         ]
-        await eventually(lambda: service_of(app).pipeline.slots.taken == 2)
+        await eventually(lambda: state_of(app).pipeline.slots.taken == 2)
         refused = await client.post("/embed", content=wav(RATE, seed=3))
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
@@ -207,8 +207,8 @@ async def test_bodies_are_refused_beyond_the_memory_for_them_and_it_comes_back()
         model.may_run.set()
         assert (await first).status_code == 200
         assert (await client.post("/embed", content=wav(RATE, seed=2))).status_code == 200
-        assert service_of(app).pipeline.uploads.held == 0
-        assert service_of(app).pipeline.audio.held == 0
+        assert state_of(app).pipeline.uploads.held == 0
+        assert state_of(app).pipeline.audio.held == 0
 
 
 async def test_requests_of_many_clients_share_batches_and_one_bad_file_fails_alone() -> None:
@@ -216,7 +216,7 @@ async def test_requests_of_many_clients_share_batches_and_one_bad_file_fails_alo
     app = fake_app(model)
     async with running(app) as client:
         alone = (await client.post("/embed", content=wav(RATE, seed=1))).json()["embedding"]
-        service_of(app).pipeline.cache = MemoryCache(1 << 20)
+        state_of(app).pipeline.cache = MemoryCache(1 << 20)
         model.may_run.clear()
         posts = [
             client.post("/embed", content=wav(RATE + seed // 9, seed=seed)) for seed in range(9)
@@ -247,9 +247,9 @@ async def test_readiness_follows_the_models_life() -> None:
         assert len(model.batches) == WARM_UP  # real forward passes
         assert model.batches[0] == (1, RATE)
         assert (await client.get("/readyz")).status_code == 200
-        service_of(app).draining = True
+        state_of(app).draining = True
         assert (await client.get("/readyz")).status_code == 503
-        service_of(app).draining = False
+        state_of(app).draining = False
         await _batcher(app).close()
         assert (await client.get("/readyz")).status_code == 503
 
@@ -275,7 +275,7 @@ async def test_further_models_are_loaded_at_their_first_use() -> None:
     other = FakeModel("other")
     app = create_app(settings(), {"fake": FakeModel(), "other": other})
     async with running(app) as client:
-        assert "other" not in service_of(app).models.loaded
+        assert "other" not in state_of(app).models.loaded
         requests = [client.post("/embed?model=other", content=wav(RATE, seed=s)) for s in (1, 2)]
         answers = await asyncio.gather(*requests)
         assert [answer.json()["model"] for answer in answers] == ["other", "other"]

@@ -24,8 +24,8 @@ from tests.service_kit import (
     is_ready,
     live,
     running,
-    service_of,
     settings,
+    state_of,
     wav,
 )
 from tests.shared import SHARED
@@ -190,7 +190,7 @@ async def test_a_missing_checkpoint_is_503_everywhere_and_tells_no_path(
 ) -> None:
     app = create_app(settings(weights=tmp_path / "none.pt", model="mn01_as"))
     async with running(app, ready=False) as client:
-        while not service_of(app).models.failure:
+        while not state_of(app).models.failure:
             assert (await client.get("/livez")).status_code == 200
         for response in (await client.get("/readyz"), await client.post("/embed", content=CLIP)):
             assert_problem(response, 503, "not_ready")

@@ -18,7 +18,7 @@ from tests.service_kit import (
     eventually,
     fake_app,
     running,
-    service_of,
+    state_of,
     wav,
 )
 from tests.shelf import complaints
@@ -82,7 +82,7 @@ async def test_a_model_that_hangs_while_it_warms_up_is_noticed_too() -> None:
     app = fake_app(model, hung_seconds=0.001)
     async with running(app, ready=False) as client:
         await eventually(lambda: model.calls == 1)
-        await eventually(lambda: service_of(app).models.hung)
+        await eventually(lambda: state_of(app).models.hung)
         assert (await client.get("/livez")).status_code == 503
         model.may_run.set()
 
@@ -96,7 +96,7 @@ async def test_a_server_without_any_decoder_ends_with_a_line(
     monkeypatch.setattr(Decoder, "start", fail)
     app = fake_app(decode_workers=3)
     async with running(app, ready=False) as client:
-        assert service_of(app).fatal
+        assert state_of(app).fatal
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
         assert "decoder" in answer.json()["detail"]
@@ -129,13 +129,13 @@ async def test_a_refusal_tells_how_long_all_that_is_held_will_take(
     monkeypatch.setattr("service.models.Batcher", partial(Batcher, clock=model))
     app = fake_app(model, max_requests=4)
     async with running(app) as client:
-        served = service_of(app).models.loaded["fake"]
+        served = state_of(app).models.loaded["fake"]
         model.may_run.clear()
         held = [
             asyncio.ensure_future(client.post("/embed", content=wav(seed=seed)))
             for seed in range(4)
         ]
-        await eventually(lambda: service_of(app).pipeline.slots.taken == 4)
+        await eventually(lambda: state_of(app).pipeline.slots.taken == 4)
         await eventually(lambda: served.batcher.waiting == 3)
         refused = await client.post("/embed", content=wav(seed=9))
         assert refused.status_code == 429
@@ -149,7 +149,7 @@ async def test_what_a_long_clip_of_a_client_that_left_still_needs_is_not_compute
     app = fake_app(model, max_batch_seconds=10)
     async with running(app) as client:
         model.may_run.clear()
-        pipeline = service_of(app).pipeline
+        pipeline = state_of(app).pipeline
         long = asyncio.ensure_future(client.post("/embed", content=wav(60 * 8000, rate=8000)))
         await eventually(lambda: model.calls == WARM_UP + 1)
         long.cancel()

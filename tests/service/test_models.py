@@ -18,8 +18,8 @@ from tests.service_kit import (
     fake_app,
     is_ready,
     running,
-    service_of,
     settings,
+    state_of,
     wav,
 )
 from tests.shelf import Shelf, complaints, offline
@@ -46,7 +46,7 @@ async def test_a_download_that_fails_is_tried_again_and_told_once(
         waiting = await client.get("/readyz")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "not_ready")
         assert "cannot be loaded yet" in waiting.json()["detail"]
-        assert not service_of(app).fatal
+        assert not state_of(app).fatal
         online.set()
         await eventually(lambda: is_ready(app))
     assert len(complaints(caplog)) == 1
@@ -64,7 +64,7 @@ async def test_a_download_that_fails_for_too_long_ends_the_server(
     shelf = Shelf(fetch, "fake")
     app = create_app(settings(start_seconds=0.1), shelf)
     async with running(app, ready=False):
-        await eventually(lambda: service_of(app).fatal)
+        await eventually(lambda: state_of(app).fatal)
     assert len(shelf.fetched) > 1
     assert [line.startswith("cannot load fake") for line in complaints(caplog)] == [True, True]
 
@@ -87,7 +87,7 @@ async def test_what_cannot_pass_ends_the_server_at_once(
     shelf = Shelf(fetch, "fake")
     app = create_app(settings(start_seconds=3600), shelf)
     async with running(app, ready=False):
-        await eventually(lambda: service_of(app).fatal)
+        await eventually(lambda: state_of(app).fatal)
     assert shelf.fetched == ["fake"]
     (line,) = complaints(caplog)
     assert str(error) in line
@@ -97,7 +97,7 @@ async def test_of_several_processes_only_those_accept_that_can_serve() -> None:
     model = FakeModel()
     model.may_run.clear()
     app = fake_app(model, workers=2)
-    starting = asyncio.ensure_future(service_of(app).start())
+    starting = asyncio.ensure_future(state_of(app).start())
     try:
         await eventually(lambda: model.calls == 1)
         await asyncio.sleep(0.2)
@@ -107,7 +107,7 @@ async def test_of_several_processes_only_those_accept_that_can_serve() -> None:
         assert is_ready(app)
     finally:
         model.may_run.set()
-        await service_of(app).close()
+        await state_of(app).close()
 
 
 @pytest.mark.parametrize("obstacle", ["draining", "model"])
@@ -118,7 +118,7 @@ async def test_a_start_that_comes_to_nothing_ends(obstacle: str) -> None:
     model = FakeModel()
     model.may_run.clear()
     models = {"fake": model} if obstacle == "draining" else Shelf(fetch, "fake")
-    service: Service = service_of(create_app(settings(workers=2), models))
+    service: Service = state_of(create_app(settings(workers=2), models))
     starting = asyncio.ensure_future(service.start())
     service.draining = obstacle == "draining"
     await asyncio.wait_for(starting, 30)

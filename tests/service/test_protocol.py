@@ -21,7 +21,7 @@ from tests.service_kit import (
     everything,
     fake_app,
     live,
-    service_of,
+    state_of,
     wav,
 )
 
@@ -218,7 +218,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_its_answer_forgotten() -> No
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         head = b"POST /timestamps HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(clip)
         connection.sendall(head + clip)
-        held = service_of(app).pipeline.answers
+        held = state_of(app).pipeline.answers
         deadline = time.monotonic() + 30
         seen = 0
         while not seen or held.held:

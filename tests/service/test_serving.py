@@ -19,7 +19,7 @@ from tests.service_kit import (
     eventually,
     fake_app,
     is_ready,
-    service_of,
+    state_of,
     wav,
 )
 
@@ -55,7 +55,7 @@ async def served(model: FakeModel, **changes: object) -> AsyncIterator[tuple[Ser
     """A server at work in this event loop, and where."""
     app = fake_app(model, **changes)
     sockets = listen("127.0.0.1", 0)
-    server = Server(uvicorn.Config(app, log_config=None), service_of(app))
+    server = Server(uvicorn.Config(app, log_config=None), state_of(app))
     task = asyncio.create_task(server.serve(sockets))
     try:
         await eventually(lambda: server.started and is_ready(app))
@@ -88,7 +88,7 @@ async def test_of_several_processes_one_that_hangs_makes_room_for_another(
 
 
 def hung(server: Server) -> bool:
-    return service_of(server.config.app).models.hung  # type: ignore[arg-type]
+    return state_of(server.config.app).models.hung  # type: ignore[arg-type]
 
 
 async def test_a_lone_process_that_hangs_stays_and_says_so(left: list[int]) -> None:
@@ -131,9 +131,9 @@ def test_a_signal_that_comes_twice_ends_the_process(monkeypatch: pytest.MonkeyPa
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     app = fake_app()
-    server = Server(uvicorn.Config(app, log_config=None), service_of(app))
+    server = Server(uvicorn.Config(app, log_config=None), state_of(app))
     server.handle_exit(15, None)
-    assert (server.should_exit, service_of(app).draining, ended) == (True, True, [])
+    assert (server.should_exit, state_of(app).draining, ended) == (True, True, [])
     server.handle_exit(2, None)  # a terminal's Ctrl-C is followed by the parent's signal
     assert not ended
     server.handle_exit(15, None)

@@ -24,18 +24,18 @@ class Clock:
 
 
 class Work:
-    """Pieces of work in the order in which they get a helper; each holds it until `end`."""
+    """Pieces of work in the order in which they get a worker; each holds it until `end`."""
 
-    def __init__(self, helpers: int) -> None:
+    def __init__(self, workers: int) -> None:
         self.clock = Clock()
-        self.turns: Turns[int] = Turns(helpers, self.clock)
+        self.turns: Turns[int] = Turns(workers, self.clock)
         self.begun: list[str] = []
         self._held: dict[str, tuple[Turn[int], int]] = {}
-        for helper in range(helpers):
-            self.turns.add(helper)
+        for worker in range(workers):
+            self.turns.add(worker)
 
     async def begin(self, name: str, size: int) -> asyncio.Task[None]:
-        """Ask for a helper."""
+        """Ask for a worker."""
         task = asyncio.create_task(self._take(name, size))
         await asyncio.sleep(0)
         return task
@@ -53,7 +53,7 @@ class Work:
 
 
 async def test_long_work_leaves_a_helper_to_short_work() -> None:
-    work = Work(helpers=3)
+    work = Work(workers=3)
     for number in range(5):
         await work.begin(f"long {number}", LONG)
     assert work.begun == ["long 0", "long 1"]
@@ -65,7 +65,7 @@ async def test_long_work_leaves_a_helper_to_short_work() -> None:
 
 
 async def test_a_single_helper_does_all_work() -> None:
-    work = Work(helpers=1)
+    work = Work(workers=1)
     for name, size in (("first", LONG), ("second", LONG), ("third", SHORT)):
         await work.begin(name, size)
     for index in range(3):
@@ -74,7 +74,7 @@ async def test_a_single_helper_does_all_work() -> None:
 
 
 async def test_short_work_goes_first_but_long_work_does_not_wait_for_ever() -> None:
-    work = Work(helpers=1)
+    work = Work(workers=1)
     for name, size, seconds in (("a", SHORT, 0.01), ("b", LONG, 10.0)):
         await work.begin(name, size)
         await work.end(name, seconds)
@@ -90,22 +90,22 @@ async def test_short_work_goes_first_but_long_work_does_not_wait_for_ever() -> N
 
 
 async def test_who_leaves_takes_no_helper_along() -> None:
-    work = Work(helpers=1)
+    work = Work(workers=1)
     await work.begin("first", SHORT)
     leaving = [await work.begin(name, SHORT) for name in ("second", "third")]
     leaving[0].cancel()
     await asyncio.wait(leaving[:1])
     leaving.append(await work.begin("fourth", SHORT))
-    leaving[1].cancel()  # still in line when the helper becomes free
+    leaving[1].cancel()  # still in line when the worker becomes free
     ended = asyncio.create_task(work.end("first"))
-    asyncio.get_running_loop().call_soon(leaving[2].cancel)  # with a helper of which it is not told
+    asyncio.get_running_loop().call_soon(leaving[2].cancel)  # with a worker of which it is not told
     await asyncio.wait({ended, *leaving})
     await work.begin("fifth", SHORT)
     assert work.begun == ["first", "fifth"]
 
 
 async def test_the_backlog_is_about_what_it_then_takes() -> None:
-    work = Work(helpers=2)
+    work = Work(workers=2)
     for _ in range(5):
         await work.begin("learnt", SHORT)
         await work.end("learnt", seconds=2.0)
