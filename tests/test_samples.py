@@ -20,7 +20,6 @@ NETWORK, MINUTES = "takes a package index", "takes minutes or hours"
 # What is not run, by how it begins, and why.
 NOT_RUN = {
     "make test": "these are the tests",
-    "source .venv/bin/activate": "takes the environment that make creates",
     "pip install -e": NETWORK,
     "embedder detect recording.wav --model runs/events/": "takes what training of minutes wrote",
     "torchrun ": MINUTES,
