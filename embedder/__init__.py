@@ -85,4 +85,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from embedder.extras import advice
+
+        if (missing := advice(error.name or "")) is None:
+            raise
+        raise ImportError(missing) from error

@@ -66,6 +66,12 @@ import torch
 
 from embedder.cli import main
 
+try:
+    from embedder import embed_files
+except ImportError as error:
+    assert "[bulk]" in str(error)
+else:
+    raise AssertionError("pyarrow is hidden")
 model = hear_api.load_model(name="sprout04", device="cpu")
 assert hear_api.get_scene_embeddings(torch.zeros(1, 16_000), model).shape[0] == 1
 assert main(["models", "sprout04"]) == 0
