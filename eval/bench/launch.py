@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
-
 from embedder.children import import_path
 from embedder.errors import BadRequest
 from embedder.extras import require
@@ -127,6 +125,8 @@ def start(launch: Launch) -> Running:
 
 def await_ready(running: Running, seconds: float = START_SECONDS) -> None:
     """Wait until /readyz answers 200; BadRequest if it never does."""
+    import httpx  # here: without the development tools, psutil is what a benchmark lacks first
+
     deadline = time.monotonic() + seconds
     while running.child.poll() is None and time.monotonic() < deadline:
         try:
