@@ -63,9 +63,10 @@ class WholeClips(Streams):
     - a list of any of these, one clip each, of any length: answered in its order. Clips of one
       length are computed together;
     - `AudioBlocks(iterator)`: clips that arrive in consecutive blocks [B, s], answered in memory
-      that does not grow with their length.
+      that does not grow with their length, rows apart.
 
-    A method `X_stream(blocks)` is `X(AudioBlocks(blocks))`, but gives rows as they come.
+    A method `X_stream(blocks)` answers as `X(AudioBlocks(blocks))`; where the answer is rows, it
+    gives them as they come.
 
     Answers of fixed size are stacked, [B, D]. Of those whose size depends on the length, a list
     of clips gets a list, with B = 1 in each. BadAudio says what is wrong with an `audio`.
@@ -204,9 +205,15 @@ class WholeClips(Streams):
         Clips of any length; `EventRules.of` explains the options. Raises BadRequest if this model
         has no frame-wise heads.
         """
+        output = output_of(self, "events", "timestamps")  # refused before any audio is decoded
         rules = EventRules.of(self.labels, threshold, median, min_duration_ms, merge_gap_ms)
-        batches = read(audio, self.sample_rate, sample_rate)
-        return in_order(batches, lambda blocks: self._events(blocks, rules))
+
+        def find(blocks: Iterable[Waveforms]) -> list[list[Event]]:
+            clock = self.clock(blocks)
+            pieces = self.pieces_of(clock, output)
+            return find_events(pieces, rules, lambda: clock.samples / self.sample_rate)
+
+        return in_order(read(audio, self.sample_rate, sample_rate), find)
 
     @overload
     def frame_probabilities(
@@ -268,8 +275,3 @@ class WholeClips(Streams):
     def frame_probabilities_stream(self, blocks: Iterable[Waveforms]) -> Iterator[Timestamps]:
         """`frame_probabilities` piece by piece, of audio that arrives in blocks [B, s]."""
         return self.pieces(blocks, output_of(self, "events", "timestamps"))
-
-    def _events(self, blocks: Iterable[Waveforms], rules: EventRules) -> list[list[Event]]:
-        output, clock = output_of(self, "events", "timestamps"), self.clock(blocks)
-        pieces = self.pieces_of(clock, output)
-        return find_events(pieces, rules, lambda: clock.samples / self.sample_rate)

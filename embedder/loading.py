@@ -41,8 +41,7 @@ def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) 
     """
     name = os.fspath(named)
     if name in MODELS or not _means_a_file(named):
-        spec = lookup(name)
-        checkpoint = checkpoints.load(spec, weights)
+        checkpoint = checkpoints.load(lookup(name), weights)
     else:
         path = _described(Path(name).expanduser())
         if head := probe.read(path):
@@ -51,11 +50,8 @@ def find(named: str | os.PathLike[str], weights: str | os.PathLike[str] | None) 
             raise BadRequest(f"{str(path)!r} has its own weights; leave out {os.fspath(weights)!r}")
         checkpoint = checkpoints.read_described(path)
         name = path.stem
-        assert checkpoint.spec is not None
-        spec = checkpoint.spec
-    return ModelParts(
-        name, checkpoint.spec or spec, checkpoint.state, checkpoint.sha256, checkpoint.labels
-    )
+    spec = checkpoint.spec or lookup(name)
+    return ModelParts(name, spec, checkpoint.state, checkpoint.sha256, checkpoint.labels)
 
 
 def _with_probe(parts: ModelParts, head: probe.Probe, path: Path) -> ModelParts:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, overload
 
 from embedder.audio.ahead import default_workers
 from embedder.bulk import job
 from embedder.bulk.inputs import find_audio
-from embedder.bulk.job import BulkOptions
+from embedder.bulk.job import BulkOptions, OnFile
 from embedder.bulk.parts import Existing
 from embedder.bulk.tables import plain_rows
 from embedder.errors import BadRequest
 from embedder.model import AudioEmbedder
 
 Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-OnFile: TypeAlias = Callable[[str, str | None], None]
 
 COLUMNS: Final = ("path", "embedding", "error", "note")  # and `seconds`, or `ms` with timestamps
 

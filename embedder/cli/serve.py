@@ -15,8 +15,8 @@ from embedder.defaults import DEFAULT_MODEL
 from embedder.errors import BadRequest
 from embedder.extras import require_extra
 
-# Variables that are no option of any command and no setting of the server.
-_OTHERS: Final = ("WEIGHTS_DIR", "THREADS")
+# A variable that is no option of any command and no setting of the server.
+_WEIGHTS_DIR: Final = "weights_dir"
 
 
 def serve(
@@ -61,7 +61,7 @@ def mistakes(environment: Iterable[str], known: Iterable[str]) -> list[str]:
 
 def _of_the_server() -> Iterator[str]:
     yield from map(opt.variable, late.imported(late.SERVER_SETTINGS).model_fields)
-    yield from map(opt.variable, _OTHERS)
+    yield opt.variable(_WEIGHTS_DIR)
 
 
 def _of_commands(app: Any) -> Iterator[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from embedder import AudioEmbedder
 from embedder.errors import BadAudio, BadRequest, UnknownModel, UnknownTap
+from embedder.testing import tiny_model
 from embedder.zoo import MODELS
 from tests import tensors
 from tests.tensors import distance
@@ -211,3 +212,8 @@ def test_gradients_reach_the_weights_that_require_them(model: AudioEmbedder) -> 
         assert gradient.isfinite().all(), name
     assert gradients["features.0.0.weight"].norm() > 0
     assert not trained.scene(clips).requires_grad
+
+
+def test_a_model_without_frame_wise_heads_is_refused_before_clips_are_decoded() -> None:
+    with pytest.raises(BadRequest, match="mn01_as"):
+        tiny_model().events([b"no sound"])
